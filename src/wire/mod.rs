@@ -1,0 +1,189 @@
+//! Bytes: what stands in a datagram. Views that parse without allocating, and a writer that emits them.
+//!
+//! The normative text is `PROTOCOL.md`. A datagram is a header, one or more messages, and a trailer when a key protects
+//! it. Decoding looks at every byte of the framing first, so a datagram is taken whole or refused whole.
+
+mod ids;
+mod message;
+mod quant;
+mod writer;
+
+pub use ids::{
+    FloorId, GroupId, Lane, NAME_BYTES_MAX, SeqNo, SeqRange, SessionId, SourceId, StreamId, is_station_name,
+};
+pub use message::{
+    Advert, Ask, Data, Echo, Heartbeat, Message, Messages, Nack, Presence, Receipt, RollCall, RosterEntry, RosterPart,
+    Segment, Squelch,
+};
+pub use quant::{QuantCount, QuantDuration};
+pub use writer::{About, DatagramWriter, SINGLE_DATA_OVERHEAD_BYTES};
+
+use thiserror::Error;
+
+/// The version this build speaks (R-HDR-1).
+pub const VERSION: u8 = 1;
+/// Bytes of the header that opens every datagram.
+pub const HEADER_BYTES: usize = 32;
+/// Bytes of type, flags and length that open every message in a datagram.
+pub const MESSAGE_HEADER_BYTES: usize = 4;
+/// Largest UDP payload there is over IPv4 (RFC 768 length field less both headers).
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// Largest published message: a policy text or a picture, not a file system (R-SEG-1).
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Flag: an authentication trailer closes the datagram.
+const FLAG_TRAILER: u8 = 0x01;
+
+/// Who sent a datagram, and under which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The key that protects it; 0 where none does (open lab).
+    pub key: u16,
+    /// The deployment it belongs to.
+    pub floor: FloorId,
+    /// Its sender.
+    pub source: SourceId,
+    /// The sender's present life.
+    pub session: SessionId,
+    /// Counts the sender's datagrams, each number used once in a session: the nonce and the replay window's index
+    /// (R-HDR-4).
+    pub number: u64,
+}
+
+/// A datagram taken apart: every message in it is known to be well formed.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Who sent it.
+    pub header: Header,
+    /// What a key put behind the messages; empty where none did.
+    pub trailer: &'a [u8],
+    body: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// The messages in it, in order.
+    pub fn messages(&self) -> Messages<'a> {
+        Messages::new(self.body)
+    }
+}
+
+/// Why bytes are not a datagram of this protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// It ends before a field does.
+    #[error("truncated")]
+    Truncated,
+    /// Not the version this build speaks.
+    #[error("version {0}, not {VERSION}")]
+    Version(u8),
+    /// A field holds what its rule forbids.
+    #[error("bad {0}")]
+    Field(&'static str),
+    /// A header without any message.
+    #[error("empty")]
+    Empty,
+}
+
+/// Takes a datagram apart (R-HDR-2). Never panics, allocates nothing, reads every byte of the framing.
+///
+/// # Errors
+/// [`DecodeError`], the first fault found.
+pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
+    let mut reader = Reader(datagram);
+    let version = reader.u8()?;
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let flags = reader.u8()?;
+    if flags & !FLAG_TRAILER != 0 {
+        return Err(DecodeError::Field("header flags"));
+    }
+    let header = Header {
+        key: reader.u16()?,
+        floor: FloorId(reader.u32()?),
+        source: SourceId(reader.u64()?),
+        session: SessionId(reader.u64()?),
+        number: reader.u64()?,
+    };
+    let (body, trailer) = if flags & FLAG_TRAILER == 0 {
+        (reader.0, [].as_slice())
+    } else {
+        split_trailer(reader.0)?
+    };
+    if body.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    message::check(body)?;
+    Ok(Datagram { header, trailer, body })
+}
+
+/// The trailer's last two bytes hold its length, themselves not counted (R-HDR-5).
+fn split_trailer(rest: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
+    let (rest, len) = rest.split_last_chunk::<2>().ok_or(DecodeError::Truncated)?;
+    let at = rest.len().checked_sub(usize::from(u16::from_be_bytes(*len))).ok_or(DecodeError::Truncated)?;
+    Ok(rest.split_at(at))
+}
+
+/// Big-endian fields off the front of a slice.
+#[derive(Clone, Copy, Debug)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        let (head, rest) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    /// A sequence number within [`SeqNo::MAX`], so that later sums cannot overflow (R-SEQ-1).
+    fn seq(&mut self) -> Result<SeqNo, DecodeError> {
+        let seq = SeqNo(self.u64()?);
+        if seq <= SeqNo::MAX { Ok(seq) } else { Err(DecodeError::Field("sequence number")) }
+    }
+
+    fn stream(&mut self) -> Result<StreamId, DecodeError> {
+        StreamId::from_wire(self.u32()?).ok_or(DecodeError::Field("stream"))
+    }
+
+    fn group(&mut self) -> Result<GroupId, DecodeError> {
+        let bits = self.u32()?;
+        if bits >> 30 == 0 { Ok(GroupId(bits)) } else { Err(DecodeError::Field("group")) }
+    }
+
+    fn name(&mut self) -> Result<&'a str, DecodeError> {
+        let len = usize::from(self.u8()?);
+        std::str::from_utf8(self.bytes(len)?)
+            .ok()
+            .filter(|name| is_station_name(name))
+            .ok_or(DecodeError::Field("name"))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+use super::*;
+use proptest::prelude::*;
+
+const HEADER: Header =
+    Header { key: 0, floor: FloorId(0x0102_0304), source: SourceId(5), session: SessionId(6), number: 7 };
+
+fn stream() -> StreamId {
+    StreamId::new(GroupId(0x77), Lane::Routine)
+}
+
+fn about() -> About {
+    About {
+        source: SourceId(9),
+        session: SessionId(10),
+        stream: stream(),
+        echo: Some(Echo { clock_us: 11, held_us: 12 }),
+    }
+}
+
+fn heartbeat() -> Heartbeat {
+    Heartbeat {
+        stream: stream(),
+        clock_us: 1,
+        next: SeqNo(9),
+        trail: SeqNo(2),
+        backoff: QuantDuration(3),
+        grtt: QuantDuration(4),
+        group_size: QuantCount(5),
+        age: QuantDuration(6),
+        is_closed: true,
+    }
+}
+
+fn datagram(limit: usize, write: impl FnOnce(&mut DatagramWriter<'_>)) -> Vec<u8> {
+    let mut buf = Vec::new();
+    let mut writer = DatagramWriter::new(&mut buf, limit, &HEADER);
+    write(&mut writer);
+    let bytes = writer.finish();
+    assert_eq!(bytes, buf.len());
+    assert!(bytes <= limit);
+    buf
+}
+
+/// One datagram with every message type in it.
+fn all_kinds() -> Vec<u8> {
+    datagram(1_400, |w| {
+        let advert = Advert { trail: SeqNo(1), backoff: QuantDuration(8), age: QuantDuration(9) };
+        let begin = Segment { is_begin: true, is_end: false, payload: b"ab" };
+        let end = Segment { is_begin: false, is_end: true, payload: b"c" };
+        assert!(w.segment(stream(), SeqNo(3), &advert, false, &begin));
+        assert!(w.segment(stream(), SeqNo(4), &advert, false, &end));
+        assert!(w.segment(stream(), SeqNo(1), &advert, true, &end));
+        assert!(w.heartbeat(&heartbeat()));
+        assert_eq!(w.nack(&about(), [range(2, 3), range(4, 6), range(100, 70_000)]), 3);
+        assert!(w.squelch(&Squelch { stream: stream(), trail: SeqNo(8) }));
+        assert!(w.receipt(&about(), SeqNo(1), SeqNo(9), [range(3, 4), range(6, 8)]));
+        assert_eq!(w.ask(stream(), [SourceId(1), SourceId(2)]), Some(2));
+        assert!(w.presence("ws-1", true, &[GroupId(1), GroupId(2)]));
+        assert!(w.roll_call(&RollCall { group: GroupId(1), token: 99 }));
+        let entry = RosterEntry { station: SourceId(4), silent_s: 5, name: "ws-2" };
+        assert_eq!(w.roster(99, GroupId(1), [entry]), Some(1));
+    })
+}
+
+fn range(first: u64, end: u64) -> SeqRange {
+    SeqRange::new(SeqNo(first), SeqNo(end)).unwrap()
+}
+
+#[test]
+fn everything_written_is_read_back() {
+    let bytes = all_kinds();
+    let datagram = decode(&bytes).unwrap();
+    assert_eq!(datagram.header, HEADER);
+    let messages: Vec<_> = datagram.messages().collect();
+    assert_eq!(messages.len(), 10, "two consecutive segments share a message");
+    let Message::Data(data) = messages[0] else { panic!() };
+    let segments: Vec<_> = data.segments().map(|(seq, s)| (seq.0, s.is_begin, s.is_end, s.payload.len())).collect();
+    assert_eq!(segments, [(3, true, false, 2), (4, false, true, 1)]);
+    assert_eq!((data.advert.trail, data.is_repair), (SeqNo(1), false));
+    assert!(matches!(messages[1], Message::Data(data) if data.is_repair));
+    assert!(matches!(messages[2], Message::Heartbeat(h) if h == heartbeat()));
+    let Message::Nack(nack) = messages[3] else { panic!() };
+    let asked: Vec<_> = nack.ranges().flat_map(SeqRange::iter).map(|seq| seq.0).collect();
+    assert_eq!(asked, [2, 4, 5].into_iter().chain(100..70_000).collect::<Vec<_>>());
+    let Message::Receipt(receipt) = messages[5] else { panic!() };
+    assert_eq!(receipt.lost().collect::<Vec<_>>(), [range(3, 4), range(6, 8)]);
+    assert_eq!(receipt.echo, about().echo);
+    assert!(matches!(messages[6], Message::Ask(ask) if ask.concerns(SourceId(2)) && !ask.concerns(SourceId(3))));
+    assert!(matches!(messages[7], Message::Presence(p) if p.name == "ws-1" && p.is_leaving && p.groups().count() == 2));
+    assert!(matches!(messages[9], Message::Roster(r) if r.is_last && r.entries().next().unwrap().name == "ws-2"));
+}
+
+/// The layout itself: any change here is a change of the protocol's version.
+#[test]
+fn golden_vector() {
+    let expected = include_str!("../../tests/vectors/all_kinds.hex");
+    let expected: String = expected.lines().map(|line| line.split('#').next().unwrap_or("")).collect();
+    let expected: String = expected.split_whitespace().collect();
+    let actual: String = all_kinds().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(actual, expected);
+}
+
+#[test]
+fn a_cut_datagram_is_refused_or_whole_messages_fewer() {
+    let bytes = all_kinds();
+    for len in 0..bytes.len() {
+        if let Ok(datagram) = decode(&bytes[..len]) {
+            assert!(datagram.messages().count() < 10);
+        }
+    }
+}
+
+#[test]
+fn the_trailer_is_kept_apart() {
+    let mut buf = Vec::new();
+    let mut writer = DatagramWriter::new(&mut buf, 1_400, &Header { key: 3, ..HEADER });
+    assert!(writer.heartbeat(&heartbeat()));
+    writer.finish_with_trailer(b"tag");
+    let datagram = decode(&buf).unwrap();
+    assert_eq!((datagram.header.key, datagram.trailer, datagram.messages().count()), (3, b"tag".as_slice(), 1));
+    let last = buf.len() - 1;
+    buf[last] = 4;
+    assert_eq!(decode(&buf).unwrap_err(), DecodeError::Truncated, "the trailer takes a byte of the last message");
+    buf[last] = 0xff;
+    assert_eq!(decode(&buf).unwrap_err(), DecodeError::Truncated, "the trailer is longer than the datagram");
+}
+
+#[test]
+fn an_unknown_type_is_stepped_over() {
+    let mut bytes = datagram(1_400, |w| assert!(w.heartbeat(&heartbeat())));
+    bytes[HEADER_BYTES] = 200;
+    assert!(matches!(decode(&bytes).unwrap().messages().next(), Some(Message::Unknown(200))));
+}
+
+#[test]
+fn forbidden_values_are_refused() {
+    let good = datagram(1_400, |w| assert!(w.heartbeat(&heartbeat())));
+    let with = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = value;
+        decode(&bytes).map(|_| ())
+    };
+    assert_eq!(with(0, 2), Err(DecodeError::Version(2)));
+    assert_eq!(with(1, 2), Err(DecodeError::Field("header flags")));
+    assert_eq!(with(HEADER_BYTES + 1, 2), Err(DecodeError::Field("message flags")));
+    assert_eq!(with(HEADER_BYTES + 7, 3), Err(DecodeError::Field("stream")));
+    assert_eq!(with(HEADER_BYTES + 12, 0xff), Err(DecodeError::Field("sequence number")));
+    assert_eq!(with(HEADER_BYTES + 27, 200), Err(DecodeError::Field("trail")));
+    assert_eq!(decode(&good[..HEADER_BYTES]).map(|_| ()), Err(DecodeError::Empty));
+}
+
+#[test]
+fn a_nack_that_names_a_number_twice_is_refused() {
+    let bytes = datagram(1_400, |w| assert_eq!(w.nack(&about(), [range(0, 1), range(50, 51)]), 2));
+    let mut bad = bytes.clone();
+    let second = bytes.len() - 8;
+    bad[second..second + 4].copy_from_slice(&0u32.to_be_bytes());
+    assert!(decode(&bytes).is_ok());
+    assert_eq!(decode(&bad).unwrap_err(), DecodeError::Field("nack order"));
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_and_said() {
+    let many = (0..10_000).map(|i| range(i * 40, i * 40 + 1));
+    let mut named = 0;
+    let bytes = datagram(1_400, |w| named = w.nack(&about(), many));
+    let Some(Message::Nack(nack)) = decode(&bytes).unwrap().messages().next() else { panic!() };
+    assert_eq!(nack.ranges().count(), named);
+    assert!((160..170).contains(&named), "{named}");
+    assert!(bytes.len() > 1_380);
+
+    let mut lost = None;
+    let bytes = datagram(1_400, |w| {
+        w.receipt(&about(), SeqNo(0), SeqNo(400_000), (0..10_000).map(|i| range(i * 40, i * 40 + 1)));
+    });
+    if let Some(Message::Receipt(receipt)) = decode(&bytes).unwrap().messages().next() {
+        lost = receipt.lost().last();
+    }
+    assert_eq!(lost.unwrap().end(), SeqNo(9_999 * 40 + 1), "the last range covers the rest");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gaps_survive_packing(spans in proptest::collection::vec((1u64..40, 1u64..90_000), 1..60)) {
+        let mut at = 0;
+        let gaps: Vec<_> = spans.iter().map(|&(apart, len)| {
+            let len = if apart < 35 { len % 20 + 1 } else { len };
+            let gap = range(at + apart, at + apart + len);
+            at = gap.end().0;
+            gap
+        }).collect();
+        let mut named = 0;
+        let bytes = datagram(1_400, |w| named = w.nack(&about(), gaps.iter().copied()));
+        let decoded = decode(&bytes).unwrap();
+        let Some(Message::Nack(nack)) = decoded.messages().next() else { panic!() };
+        let asked: Vec<_> = nack.ranges().flat_map(SeqRange::iter).collect();
+        let whole: Vec<_> = gaps[..named].iter().flat_map(|gap| gap.iter()).collect();
+        prop_assert_eq!(&asked[..whole.len()], &whole[..]);
+    }
+
+    #[test]
+    fn any_bytes_decode_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        exercise(&bytes);
+    }
+
+    #[test]
+    fn mutated_datagrams_decode_without_a_panic(edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let mut bytes = all_kinds();
+        for (at, value) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        exercise(&bytes);
+    }
+}
+
+/// Reads everything a view can give.
+fn exercise(bytes: &[u8]) {
+    let Ok(datagram) = decode(bytes) else { return };
+    for message in datagram.messages() {
+        match message {
+            Message::Data(data) => assert!(data.segments().count() > 0),
+            Message::Nack(nack) => assert!(nack.ranges().take(5_000).map(SeqRange::len).sum::<u64>() > 0),
+            Message::Receipt(receipt) => drop(receipt.lost().count()),
+            Message::Ask(ask) => drop(ask.concerns(SourceId(1))),
+            Message::Presence(presence) => drop(presence.groups().count()),
+            Message::Roster(roster) => drop(roster.entries().count()),
+            Message::Heartbeat(_) | Message::Squelch(_) | Message::RollCall(_) | Message::Unknown(_) => (),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Writes datagrams. If it can be constructed it can be emitted; what does not fit is left for the next datagram.
+
+use super::message::{self, FLAG_CLOSED, FLAG_LAST, FLAG_LEAVING, FLAG_REPAIR, NackBlock, SEGMENT_BEGIN, SEGMENT_END, kind};
+use super::{
+    Advert, Echo, FLAG_TRAILER, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES, RollCall, RosterEntry,
+    Segment, SeqNo, SeqRange, SessionId, SourceId, Squelch, StreamId, VERSION,
+};
+
+const DATA_FIXED_BYTES: usize = 20;
+const SEGMENT_HEADER_BYTES: usize = 4;
+
+/// What a datagram with a single segment carries beside that segment's bytes.
+pub const SINGLE_DATA_OVERHEAD_BYTES: usize =
+    HEADER_BYTES + MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES + SEGMENT_HEADER_BYTES;
+
+/// Which stream of which life of which source a NACK or a receipt speaks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Whose data.
+    pub source: SourceId,
+    /// In which of its lives.
+    pub session: SessionId,
+    /// Which stream.
+    pub stream: StreamId,
+    /// The last heartbeat's clock, and how long ago it came.
+    pub echo: Option<Echo>,
+}
+
+/// Appends one datagram to a buffer, message by message, within a limit.
+///
+/// Every method that adds a message says whether it fitted; the buffer then holds nothing of one that did not.
+#[derive(Debug)]
+pub struct DatagramWriter<'a> {
+    buf: &'a mut Vec<u8>,
+    start: usize,
+    limit: usize,
+    open: Option<OpenData>,
+}
+
+/// The data message at the end of the buffer, to which the next consecutive segment is appended (R-PACK-2).
+#[derive(Clone, Copy, Debug)]
+struct OpenData {
+    stream: StreamId,
+    next: SeqNo,
+    is_repair: bool,
+    len_at: usize,
+}
+
+impl<'a> DatagramWriter<'a> {
+    /// Opens a datagram of at most `limit` bytes at the end of `buf`.
+    pub fn new(buf: &'a mut Vec<u8>, limit: usize, header: &Header) -> Self {
+        let start = buf.len();
+        buf.push(VERSION);
+        buf.push(0);
+        buf.extend_from_slice(&header.key.to_be_bytes());
+        buf.extend_from_slice(&header.floor.0.to_be_bytes());
+        buf.extend_from_slice(&header.source.0.to_be_bytes());
+        buf.extend_from_slice(&header.session.0.to_be_bytes());
+        buf.extend_from_slice(&header.number.to_be_bytes());
+        Self { buf, start, limit, open: None }
+    }
+
+    /// Whether it holds no message yet.
+    pub fn is_empty(&self) -> bool {
+        self.buf.len() == self.start + HEADER_BYTES
+    }
+
+    /// Bytes written so far, header included.
+    pub fn bytes(&self) -> usize {
+        self.buf.len() - self.start
+    }
+
+    /// Closes it; the number of bytes it takes. One without a message is taken back and takes none.
+    pub fn finish(self) -> usize {
+        if self.is_empty() {
+            self.buf.truncate(self.start);
+        }
+        self.bytes()
+    }
+
+    /// Closes it with a trailer (R-HDR-5); the number of bytes it takes.
+    ///
+    /// # Panics
+    /// When the trailer is longer than a datagram can be: the caller's mistake.
+    pub fn finish_with_trailer(self, trailer: &[u8]) -> usize {
+        if let Some(flags) = self.buf.get_mut(self.start + 1) {
+            *flags |= FLAG_TRAILER;
+        }
+        self.buf.extend_from_slice(trailer);
+        let len = u16::try_from(trailer.len()).expect("a trailer fits in a datagram");
+        self.buf.extend_from_slice(&len.to_be_bytes());
+        self.bytes()
+    }
+
+    /// Adds one segment, to the open data message when it continues it, else as a new one.
+    pub fn segment(
+        &mut self,
+        stream: StreamId,
+        seq: SeqNo,
+        advert: &Advert,
+        is_repair: bool,
+        segment: &Segment<'_>,
+    ) -> bool {
+        let continues =
+            self.open.filter(|open| (open.stream, open.next, open.is_repair) == (stream, seq, is_repair));
+        let fixed = if continues.is_some() { 0 } else { MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES };
+        if !self.fits(fixed + SEGMENT_HEADER_BYTES + segment.payload.len()) {
+            return false;
+        }
+        let open = continues.unwrap_or_else(|| {
+            let len_at = self.begin(kind::DATA, if is_repair { FLAG_REPAIR } else { 0 });
+            self.u32(stream.to_wire());
+            self.u32(u32::try_from(seq.since(advert.trail)).unwrap_or(u32::MAX));
+            self.u64(seq.0);
+            self.buf.extend_from_slice(&[advert.backoff.0, advert.age.0, 0, 0]);
+            OpenData { stream, next: seq, is_repair, len_at }
+        });
+        self.u16(u16::try_from(segment.payload.len()).expect("a segment fits in a datagram"));
+        let flags = u8::from(segment.is_begin) * SEGMENT_BEGIN | u8::from(segment.is_end) * SEGMENT_END;
+        self.buf.extend_from_slice(&[flags, 0]);
+        self.buf.extend_from_slice(segment.payload);
+        self.end(open.len_at);
+        self.open = Some(OpenData { next: seq.plus(1), ..open });
+        true
+    }
+
+    /// Adds a heartbeat.
+    pub fn heartbeat(&mut self, heartbeat: &Heartbeat) -> bool {
+        self.fixed(28, kind::HEARTBEAT, if heartbeat.is_closed { FLAG_CLOSED } else { 0 }, |this| {
+            this.u32(heartbeat.stream.to_wire());
+            this.u32(heartbeat.clock_us);
+            this.u64(heartbeat.next.0);
+            this.u64(heartbeat.trail.0);
+            let bytes = [heartbeat.backoff.0, heartbeat.grtt.0, heartbeat.group_size.0, heartbeat.age.0];
+            this.buf.extend_from_slice(&bytes);
+        })
+    }
+
+    /// Adds a squelch.
+    pub fn squelch(&mut self, squelch: &Squelch) -> bool {
+        self.fixed(12, kind::SQUELCH, 0, |this| {
+            this.u32(squelch.stream.to_wire());
+            this.u64(squelch.trail.0);
+        })
+    }
+
+    /// Adds a roll call.
+    pub fn roll_call(&mut self, roll_call: &RollCall) -> bool {
+        self.fixed(8, kind::ROLL_CALL, 0, |this| {
+            this.u32(roll_call.group.0);
+            this.u32(roll_call.token);
+        })
+    }
+
+    /// Adds a NACK of `gaps`, which ascend and lie apart; returns how many of them it names whole. None: no room at all.
+    pub fn nack(&mut self, about: &About, gaps: impl IntoIterator<Item = SeqRange>) -> usize {
+        let mut gaps = gaps.into_iter().peekable();
+        let Some(base) = gaps.peek().map(|gap| gap.first()) else { return 0 };
+        if !self.fits(MESSAGE_HEADER_BYTES + 36 + NackBlock::BYTES) {
+            return 0;
+        }
+        let len_at = self.begin(kind::NACK, 0);
+        self.about(about);
+        self.u64(base.0);
+        let mut packer = BlockPacker { base, open: None };
+        let mut named = 0;
+        for gap in gaps {
+            // One block more than is open must always fit, since the open one is written last.
+            let whole = packer.push(gap, |block| {
+                let fits = self.fits(2 * NackBlock::BYTES);
+                if fits {
+                    self.block(block);
+                }
+                fits
+            });
+            if !whole {
+                break;
+            }
+            named += 1;
+        }
+        if let Some(block) = packer.open {
+            self.block(block);
+        }
+        self.end(len_at);
+        named
+    }
+
+    /// Adds a receipt; what of `lost` does not fit is merged into its last range, so that a receipt never claims a
+    /// number that was lost (R-RCPT-3).
+    pub fn receipt(
+        &mut self,
+        about: &About,
+        joined: SeqNo,
+        through: SeqNo,
+        lost: impl IntoIterator<Item = SeqRange>,
+    ) -> bool {
+        if !self.fits(MESSAGE_HEADER_BYTES + 44 + message::Receipt::RANGE_BYTES) {
+            return false;
+        }
+        let len_at = self.begin(kind::RECEIPT, 0);
+        self.about(about);
+        self.u64(joined.0);
+        self.u64(through.0);
+        let mut open: Option<SeqRange> = None;
+        for range in lost {
+            let fits = self.fits(2 * message::Receipt::RANGE_BYTES);
+            open = match open {
+                Some(last) if fits => {
+                    self.lost_range(last);
+                    Some(range)
+                }
+                Some(last) => SeqRange::new(last.first(), range.end()),
+                None => Some(range),
+            };
+        }
+        if let Some(last) = open {
+            self.lost_range(last);
+        }
+        self.end(len_at);
+        true
+    }
+
+    /// Adds a request for receipts to `stations` (to every one, when there are none); returns how many it names, or
+    /// `None` when there is no room.
+    pub fn ask(&mut self, stream: StreamId, stations: impl IntoIterator<Item = SourceId>) -> Option<usize> {
+        if !self.fits(MESSAGE_HEADER_BYTES + 12) {
+            return None;
+        }
+        let len_at = self.begin(kind::ASK, 0);
+        self.u32(stream.to_wire());
+        let mut named = 0;
+        for station in stations {
+            if !self.fits(8) {
+                break;
+            }
+            self.u64(station.0);
+            named += 1;
+        }
+        self.end(len_at);
+        Some(named)
+    }
+
+    /// Adds a presence.
+    ///
+    /// # Panics
+    /// When `name` is not a station name: names are checked where they enter.
+    pub fn presence(&mut self, name: &str, is_leaving: bool, groups: &[GroupId]) -> bool {
+        let body = 1 + name.len() + 4 * groups.len();
+        self.fixed(body, kind::PRESENCE, if is_leaving { FLAG_LEAVING } else { 0 }, |this| {
+            this.name(name);
+            for group in groups {
+                this.u32(group.0);
+            }
+        })
+    }
+
+    /// Adds an answer to a roll call; returns how many `entries` it holds, or `None` when there is no room. `is_last`
+    /// holds only if all of them fitted.
+    pub fn roster<'e>(
+        &mut self,
+        token: u32,
+        group: GroupId,
+        entries: impl IntoIterator<Item = RosterEntry<'e>>,
+    ) -> Option<usize> {
+        if !self.fits(MESSAGE_HEADER_BYTES + 8) {
+            return None;
+        }
+        let len_at = self.begin(kind::ROSTER, FLAG_LAST);
+        self.u32(token);
+        self.u32(group.0);
+        let mut written = 0;
+        for entry in entries {
+            if !self.fits(11 + entry.name.len()) {
+                self.buf[len_at - 1] &= !FLAG_LAST;
+                break;
+            }
+            self.u64(entry.station.0);
+            self.u16(entry.silent_s);
+            self.name(entry.name);
+            written += 1;
+        }
+        self.end(len_at);
+        Some(written)
+    }
+
+    fn about(&mut self, about: &About) {
+        self.u64(about.source.0);
+        self.u64(about.session.0);
+        self.u32(about.stream.to_wire());
+        self.u32(about.echo.map_or(0, |echo| echo.clock_us));
+        self.u32(about.echo.map_or(Echo::NONE, |echo| echo.held_us.min(Echo::NONE - 1)));
+    }
+
+    fn block(&mut self, block: NackBlock) {
+        self.u32(block.offset);
+        self.u16(block.run);
+        self.u16(block.mask);
+    }
+
+    fn lost_range(&mut self, range: SeqRange) {
+        self.u64(range.first().0);
+        self.u32(u32::try_from(range.len()).unwrap_or(u32::MAX));
+    }
+
+    fn name(&mut self, name: &str) {
+        self.buf.push(u8::try_from(name.len()).expect("station names are at most 64 bytes"));
+        self.buf.extend_from_slice(name.as_bytes());
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        self.bytes() + bytes <= self.limit
+    }
+
+    fn fixed(&mut self, body: usize, kind: u8, flags: u8, write: impl FnOnce(&mut Self)) -> bool {
+        let fits = self.fits(MESSAGE_HEADER_BYTES + body);
+        if fits {
+            let len_at = self.begin(kind, flags);
+            write(self);
+            self.end(len_at);
+        }
+        fits
+    }
+
+    /// Opens a message; the place of its length.
+    fn begin(&mut self, kind: u8, flags: u8) -> usize {
+        self.open = None;
+        self.buf.extend_from_slice(&[kind, flags, 0, 0]);
+        self.buf.len() - 2
+    }
+
+    /// Fills the length in at `len_at`.
+    fn end(&mut self, len_at: usize) {
+        let len = u16::try_from(self.buf.len() - len_at - 2).expect("a message fits in a datagram");
+        self.buf[len_at..len_at + 2].copy_from_slice(&len.to_be_bytes());
+    }
+
+    fn u16(&mut self, x: u16) {
+        self.buf.extend_from_slice(&x.to_be_bytes());
+    }
+
+    fn u32(&mut self, x: u32) {
+        self.buf.extend_from_slice(&x.to_be_bytes());
+    }
+
+    fn u64(&mut self, x: u64) {
+        self.buf.extend_from_slice(&x.to_be_bytes());
+    }
+}
+
+/// Packs ascending gaps into NACK blocks: as bits of the open block where they fit there, else as a block of their own.
+struct BlockPacker {
+    base: SeqNo,
+    open: Option<NackBlock>,
+}
+
+impl BlockPacker {
+    /// Takes one gap in; `write` is given each block that is full and says whether there was room. Returns whether the
+    /// gap is named whole.
+    fn push(&mut self, gap: SeqRange, mut write: impl FnMut(NackBlock) -> bool) -> bool {
+        if self.set_bits(gap) {
+            return true;
+        }
+        let mut rest = Some(gap);
+        while let Some(range) = rest {
+            let Ok(offset) = u32::try_from(range.first().since(self.base)) else { return false };
+            if let Some(full) = self.open
+                && !write(full)
+            {
+                return false;
+            }
+            let run = u16::try_from(range.len()).unwrap_or(u16::MAX);
+            self.open = Some(NackBlock { offset, run, mask: 0 });
+            rest = SeqRange::new(range.first().plus(u64::from(run)), range.end());
+        }
+        true
+    }
+
+    fn set_bits(&mut self, gap: SeqRange) -> bool {
+        let Some(block) = &mut self.open else { return false };
+        let bits_from = self.base.plus(u64::from(block.offset) + u64::from(block.run) + 1);
+        if gap.first() < bits_from || gap.end() > bits_from.plus(16) {
+            return false;
+        }
+        for seq in gap.iter() {
+            block.mask |= 1 << seq.since(bits_from);
+        }
+        true
+    }
+}
