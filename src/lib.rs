@@ -1,5 +1,6 @@
 //! floorcast broadcasts a supervisor's message to every workstation on a call-centre floor: over UDP multicast, in
 //! order, repaired by NACK, confirmed.
 
+pub mod proto;
 pub mod time;
 pub mod wire;

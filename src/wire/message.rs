@@ -8,7 +8,7 @@ pub(super) mod kind {
     pub(in crate::wire) const HEARTBEAT: u8 = 2;
     pub(in crate::wire) const NACK: u8 = 3;
     pub(in crate::wire) const SQUELCH: u8 = 4;
-    pub(in crate::wire) const RECEIPT: u8 = 5;
+    pub(in crate::wire) const REPORT: u8 = 5;
     pub(in crate::wire) const ASK: u8 = 6;
     pub(in crate::wire) const PRESENCE: u8 = 7;
     pub(in crate::wire) const ROLL_CALL: u8 = 8;
@@ -34,8 +34,8 @@ pub enum Message<'a> {
     /// "Older than trail, stop asking."
     Squelch(Squelch),
     /// What one station has of one stream.
-    Receipt(Receipt<'a>),
-    /// "Send me your receipt."
+    Report(Report<'a>),
+    /// "Send me your report."
     Ask(Ask<'a>),
     /// "I am here", or "I am leaving".
     Presence(Presence<'a>),
@@ -106,13 +106,27 @@ impl<'a> Data<'a> {
     }
 }
 
+/// Where in its message a segment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The message fits in this one segment.
+    Whole,
+    /// The message begins here and is `total` bytes long in all (R-SEG-2).
+    First {
+        /// Bytes of the whole message.
+        total: u32,
+    },
+    /// Neither its first nor its last segment.
+    Middle,
+    /// The message ends here.
+    Last,
+}
+
 /// The part of a message in one datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
-    /// Whether a message begins with it. A message of several segments opens with its length, u32 (R-SEG-2).
-    pub is_begin: bool,
-    /// Whether a message ends with it.
-    pub is_end: bool,
+    /// Where in its message it stands.
+    pub place: Place,
     /// Its bytes.
     pub payload: &'a [u8],
 }
@@ -125,8 +139,14 @@ impl<'a> Segment<'a> {
         if flags & !(SEGMENT_BEGIN | SEGMENT_END) != 0 || reserved != 0 {
             return Err(DecodeError::Field("segment flags"));
         }
-        let payload = reader.bytes(usize::from(len))?;
-        Ok(Self { is_begin: flags & SEGMENT_BEGIN != 0, is_end: flags & SEGMENT_END != 0, payload })
+        let mut payload = Reader(reader.bytes(usize::from(len))?);
+        let place = match (flags & SEGMENT_BEGIN != 0, flags & SEGMENT_END != 0) {
+            (true, true) => Place::Whole,
+            (true, false) => Place::First { total: payload.u32()? },
+            (false, false) => Place::Middle,
+            (false, true) => Place::Last,
+        };
+        Ok(Self { place, payload: payload.0 })
     }
 }
 
@@ -279,9 +299,9 @@ pub struct Squelch {
 }
 
 /// What one station has of one stream: everything from `joined` up to, not including, `through`, but for `lost`
-/// (R-RCPT-1). Cumulative, so the last one to arrive says it all.
+/// (R-REP-1). Cumulative, so the last one to arrive says it all.
 #[derive(Clone, Copy, Debug)]
-pub struct Receipt<'a> {
+pub struct Report<'a> {
     /// Whose data.
     pub source: SourceId,
     /// In which of its lives.
@@ -297,7 +317,7 @@ pub struct Receipt<'a> {
     lost: &'a [u8],
 }
 
-impl<'a> Receipt<'a> {
+impl<'a> Report<'a> {
     pub(super) const RANGE_BYTES: usize = 12;
 
     /// What the station reported lost, ascending.
@@ -323,7 +343,7 @@ impl<'a> Receipt<'a> {
         };
         this.lost = reader.0;
         if this.joined > this.through {
-            return Err(DecodeError::Field("receipt marks"));
+            return Err(DecodeError::Field("report marks"));
         }
         let mut end = SeqNo::ZERO;
         while !reader.is_empty() {
@@ -337,7 +357,7 @@ impl<'a> Receipt<'a> {
     }
 }
 
-/// "Send me your receipt": from a source to its group (R-RCPT-4).
+/// "Send me your report": from a source to its group (R-REP-4).
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// About which stream.
@@ -464,7 +484,7 @@ impl<'a> Message<'a> {
         let mut reader = Reader(body.bytes(usize::from(len))?);
         let known_flags = match kind {
             kind::DATA | kind::HEARTBEAT | kind::PRESENCE | kind::ROSTER => 0x01,
-            kind::NACK | kind::SQUELCH | kind::RECEIPT | kind::ASK | kind::ROLL_CALL => 0x00,
+            kind::NACK | kind::SQUELCH | kind::REPORT | kind::ASK | kind::ROLL_CALL => 0x00,
             kind => return Ok(Self::Unknown(kind)),
         };
         if flags & !known_flags != 0 {
@@ -475,7 +495,7 @@ impl<'a> Message<'a> {
             kind::HEARTBEAT => Self::Heartbeat(Heartbeat::read(&mut reader, flags)?),
             kind::NACK => Self::Nack(Nack::read(&mut reader)?),
             kind::SQUELCH => Self::Squelch(Squelch { stream: reader.stream()?, trail: reader.seq()? }),
-            kind::RECEIPT => Self::Receipt(Receipt::read(&mut reader)?),
+            kind::REPORT => Self::Report(Report::read(&mut reader)?),
             kind::ASK => Self::Ask(Ask::read(&mut reader)?),
             kind::PRESENCE => Self::Presence(Presence::read(&mut reader, flags)?),
             kind::ROLL_CALL => Self::RollCall(RollCall { group: reader.group()?, token: reader.u32()? }),

@@ -1,7 +1,7 @@
 //! Bytes: what stands in a datagram. Views that parse without allocating, and a writer that emits them.
 //!
-//! The normative text is `PROTOCOL.md`. A datagram is a header, one or more messages, and a trailer when a key protects
-//! it. Decoding looks at every byte of the framing first, so a datagram is taken whole or refused whole.
+//! The normative text is `PROTOCOL.md`. A datagram is a header, one or more messages, and the trailer of the key that
+//! protects it. Decoding looks at every byte of the framing first, so a datagram is taken whole or refused whole.
 
 mod ids;
 mod message;
@@ -12,7 +12,7 @@ pub use ids::{
     FloorId, GroupId, Lane, NAME_BYTES_MAX, SeqNo, SeqRange, SessionId, SourceId, StreamId, is_station_name,
 };
 pub use message::{
-    Advert, Ask, Data, Echo, Heartbeat, Message, Messages, Nack, Presence, Receipt, RollCall, RosterEntry, RosterPart,
+    Advert, Ask, Data, Echo, Heartbeat, Message, Messages, Nack, Place, Presence, Report, RollCall, RosterEntry, RosterPart,
     Segment, Squelch,
 };
 pub use quant::{QuantCount, QuantDuration};
@@ -31,13 +31,15 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Largest published message: a policy text or a picture, not a file system (R-SEG-1).
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Flag: an authentication trailer closes the datagram.
-const FLAG_TRAILER: u8 = 0x01;
+/// The key id of the open laboratory: nothing is secret, and the trailer only tells damage (R-HDR-5).
+pub const OPEN_LAB_KEY: u16 = 0;
+/// Bytes of the open laboratory's trailer: a checksum and the trailer's length.
+const OPEN_TRAILER_BYTES: usize = 8 + 2;
 
 /// Who sent a datagram, and under which key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The key that protects it; 0 where none does (open lab).
+    /// The key that protects it.
     pub key: u16,
     /// The deployment it belongs to.
     pub floor: FloorId,
@@ -55,7 +57,7 @@ pub struct Header {
 pub struct Datagram<'a> {
     /// Who sent it.
     pub header: Header,
-    /// What a key put behind the messages; empty where none did.
+    /// What its key put behind the messages.
     pub trailer: &'a [u8],
     body: &'a [u8],
 }
@@ -82,6 +84,9 @@ pub enum DecodeError {
     /// A header without any message.
     #[error("empty")]
     Empty,
+    /// The checksum does not fit the bytes.
+    #[error("damaged")]
+    Damaged,
 }
 
 /// Takes a datagram apart (R-HDR-2). Never panics, allocates nothing, reads every byte of the framing.
@@ -95,7 +100,7 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
         return Err(DecodeError::Version(version));
     }
     let flags = reader.u8()?;
-    if flags & !FLAG_TRAILER != 0 {
+    if flags != 0 {
         return Err(DecodeError::Field("header flags"));
     }
     let header = Header {
@@ -105,11 +110,13 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
         session: SessionId(reader.u64()?),
         number: reader.u64()?,
     };
-    let (body, trailer) = if flags & FLAG_TRAILER == 0 {
-        (reader.0, [].as_slice())
-    } else {
-        split_trailer(reader.0)?
-    };
+    let (body, trailer) = split_trailer(reader.0)?;
+    if header.key == OPEN_LAB_KEY {
+        let covered = datagram.len() - trailer.len() - 2;
+        if trailer != checksum(header.floor, &datagram[..covered]) {
+            return Err(DecodeError::Damaged);
+        }
+    }
     if body.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -122,6 +129,11 @@ fn split_trailer(rest: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     let (rest, len) = rest.split_last_chunk::<2>().ok_or(DecodeError::Truncated)?;
     let at = rest.len().checked_sub(usize::from(u16::from_be_bytes(*len))).ok_or(DecodeError::Truncated)?;
     Ok(rest.split_at(at))
+}
+
+/// XXH3-64 of a datagram up to its trailer, seeded by the floor (R-HDR-5). It tells damage, not forgery.
+fn checksum(floor: FloorId, covered: &[u8]) -> [u8; 8] {
+    xxhash_rust::xxh3::xxh3_64_with_seed(covered, u64::from(floor.0)).to_be_bytes()
 }
 
 /// Big-endian fields off the front of a slice.

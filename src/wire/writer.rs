@@ -2,18 +2,18 @@
 
 use super::message::{self, FLAG_CLOSED, FLAG_LAST, FLAG_LEAVING, FLAG_REPAIR, NackBlock, SEGMENT_BEGIN, SEGMENT_END, kind};
 use super::{
-    Advert, Echo, FLAG_TRAILER, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES, RollCall, RosterEntry,
-    Segment, SeqNo, SeqRange, SessionId, SourceId, Squelch, StreamId, VERSION,
+    Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES, OPEN_TRAILER_BYTES, Place,
+    RollCall, RosterEntry, Segment, SeqNo, SeqRange, SessionId, SourceId, Squelch, StreamId, VERSION, checksum,
 };
 
 const DATA_FIXED_BYTES: usize = 20;
 const SEGMENT_HEADER_BYTES: usize = 4;
 
-/// What a datagram with a single segment carries beside that segment's bytes.
+/// What a datagram with a single segment carries beside that segment's bytes (and the 4 bytes of a message's length).
 pub const SINGLE_DATA_OVERHEAD_BYTES: usize =
-    HEADER_BYTES + MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES + SEGMENT_HEADER_BYTES;
+    HEADER_BYTES + MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES + SEGMENT_HEADER_BYTES + OPEN_TRAILER_BYTES;
 
-/// Which stream of which life of which source a NACK or a receipt speaks about.
+/// Which stream of which life of which source a NACK or a report speaks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About {
     /// Whose data.
@@ -34,6 +34,7 @@ pub struct DatagramWriter<'a> {
     buf: &'a mut Vec<u8>,
     start: usize,
     limit: usize,
+    floor: FloorId,
     open: Option<OpenData>,
 }
 
@@ -57,7 +58,7 @@ impl<'a> DatagramWriter<'a> {
         buf.extend_from_slice(&header.source.0.to_be_bytes());
         buf.extend_from_slice(&header.session.0.to_be_bytes());
         buf.extend_from_slice(&header.number.to_be_bytes());
-        Self { buf, start, limit, open: None }
+        Self { buf, start, limit: limit - OPEN_TRAILER_BYTES, floor: header.floor, open: None }
     }
 
     /// Whether it holds no message yet.
@@ -70,25 +71,15 @@ impl<'a> DatagramWriter<'a> {
         self.buf.len() - self.start
     }
 
-    /// Closes it; the number of bytes it takes. One without a message is taken back and takes none.
+    /// Closes it with its trailer; the number of bytes it takes. One without a message is taken back and takes none.
     pub fn finish(self) -> usize {
         if self.is_empty() {
             self.buf.truncate(self.start);
+        } else {
+            let checksum = checksum(self.floor, &self.buf[self.start..]);
+            self.buf.extend_from_slice(&checksum);
+            self.buf.extend_from_slice(&8u16.to_be_bytes());
         }
-        self.bytes()
-    }
-
-    /// Closes it with a trailer (R-HDR-5); the number of bytes it takes.
-    ///
-    /// # Panics
-    /// When the trailer is longer than a datagram can be: the caller's mistake.
-    pub fn finish_with_trailer(self, trailer: &[u8]) -> usize {
-        if let Some(flags) = self.buf.get_mut(self.start + 1) {
-            *flags |= FLAG_TRAILER;
-        }
-        self.buf.extend_from_slice(trailer);
-        let len = u16::try_from(trailer.len()).expect("a trailer fits in a datagram");
-        self.buf.extend_from_slice(&len.to_be_bytes());
         self.bytes()
     }
 
@@ -104,7 +95,14 @@ impl<'a> DatagramWriter<'a> {
         let continues =
             self.open.filter(|open| (open.stream, open.next, open.is_repair) == (stream, seq, is_repair));
         let fixed = if continues.is_some() { 0 } else { MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES };
-        if !self.fits(fixed + SEGMENT_HEADER_BYTES + segment.payload.len()) {
+        let (flags, total) = match segment.place {
+            Place::Whole => (SEGMENT_BEGIN | SEGMENT_END, None),
+            Place::First { total } => (SEGMENT_BEGIN, Some(total)),
+            Place::Middle => (0, None),
+            Place::Last => (SEGMENT_END, None),
+        };
+        let len = segment.payload.len() + total.map_or(0, |_| 4);
+        if !self.fits(fixed + SEGMENT_HEADER_BYTES + len) {
             return false;
         }
         let open = continues.unwrap_or_else(|| {
@@ -115,9 +113,11 @@ impl<'a> DatagramWriter<'a> {
             self.buf.extend_from_slice(&[advert.backoff.0, advert.age.0, 0, 0]);
             OpenData { stream, next: seq, is_repair, len_at }
         });
-        self.u16(u16::try_from(segment.payload.len()).expect("a segment fits in a datagram"));
-        let flags = u8::from(segment.is_begin) * SEGMENT_BEGIN | u8::from(segment.is_end) * SEGMENT_END;
+        self.u16(u16::try_from(len).expect("a segment fits in a datagram"));
         self.buf.extend_from_slice(&[flags, 0]);
+        if let Some(total) = total {
+            self.u32(total);
+        }
         self.buf.extend_from_slice(segment.payload);
         self.end(open.len_at);
         self.open = Some(OpenData { next: seq.plus(1), ..open });
@@ -185,25 +185,25 @@ impl<'a> DatagramWriter<'a> {
         named
     }
 
-    /// Adds a receipt; what of `lost` does not fit is merged into its last range, so that a receipt never claims a
-    /// number that was lost (R-RCPT-3).
-    pub fn receipt(
+    /// Adds a report; what of `lost` does not fit is merged into its last range, so that a report never claims a
+    /// number that was lost (R-REP-3).
+    pub fn report(
         &mut self,
         about: &About,
         joined: SeqNo,
         through: SeqNo,
         lost: impl IntoIterator<Item = SeqRange>,
     ) -> bool {
-        if !self.fits(MESSAGE_HEADER_BYTES + 44 + message::Receipt::RANGE_BYTES) {
+        if !self.fits(MESSAGE_HEADER_BYTES + 44 + message::Report::RANGE_BYTES) {
             return false;
         }
-        let len_at = self.begin(kind::RECEIPT, 0);
+        let len_at = self.begin(kind::REPORT, 0);
         self.about(about);
         self.u64(joined.0);
         self.u64(through.0);
         let mut open: Option<SeqRange> = None;
         for range in lost {
-            let fits = self.fits(2 * message::Receipt::RANGE_BYTES);
+            let fits = self.fits(2 * message::Report::RANGE_BYTES);
             open = match open {
                 Some(last) if fits => {
                     self.lost_range(last);
@@ -220,7 +220,7 @@ impl<'a> DatagramWriter<'a> {
         true
     }
 
-    /// Adds a request for receipts to `stations` (to every one, when there are none); returns how many it names, or
+    /// Adds a request for reports to `stations` (to every one, when there are none); returns how many it names, or
     /// `None` when there is no room.
     pub fn ask(&mut self, stream: StreamId, stations: impl IntoIterator<Item = SourceId>) -> Option<usize> {
         if !self.fits(MESSAGE_HEADER_BYTES + 12) {

@@ -1,0 +1,63 @@
+//! Token buckets: one for data and one for repairs, so that neither can starve the other (R-RATE-1).
+
+use crate::time::Timestamp;
+
+use super::config::Rate;
+
+/// A token bucket, kept as the moment at which it would be full again (the generic cell rate algorithm, ITU-T I.371).
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    rate: Rate,
+    burst_ns: u64,
+    full_at: Timestamp,
+}
+
+impl Bucket {
+    /// A full bucket that refills at `rate` and holds `burst_bytes`.
+    pub(super) fn new(rate: Rate, burst_bytes: u64) -> Self {
+        Self { rate, burst_ns: cost_ns(rate, burst_bytes), full_at: Timestamp::ZERO }
+    }
+
+    /// Whether something may be sent now. One datagram may overdraw it; the debt is waited for afterwards.
+    pub(super) fn is_ready(&self, now: Timestamp) -> bool {
+        self.ready_at() <= now
+    }
+
+    /// When something may be sent next.
+    pub(super) fn ready_at(&self) -> Timestamp {
+        Timestamp::from_nanos(self.full_at.as_nanos().saturating_sub(self.burst_ns))
+    }
+
+    /// Takes `bytes` out.
+    pub(super) fn spend(&mut self, now: Timestamp, bytes: usize) {
+        self.full_at = self.full_at.max(now).plus_nanos(cost_ns(self.rate, bytes as u64));
+    }
+}
+
+fn cost_ns(rate: Rate, bytes: u64) -> u64 {
+    bytes.saturating_mul(1_000_000_000) / rate.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_long_run_rate_holds_and_the_burst_is_bounded() {
+        let rate = Rate::try_from(1_000_000).unwrap();
+        let mut bucket = Bucket::new(rate, 10_000);
+        let mut sent = 0;
+        while bucket.is_ready(Timestamp::ZERO) {
+            bucket.spend(Timestamp::ZERO, 1_000);
+            sent += 1;
+        }
+        assert_eq!(sent, 11, "ten and the one that overdraws");
+        let mut now = Timestamp::ZERO;
+        while sent < 1_011 {
+            now = bucket.ready_at();
+            bucket.spend(now, 1_000);
+            sent += 1;
+        }
+        assert_eq!(now.as_nanos(), 1_000_000_000);
+    }
+}

@@ -1,0 +1,449 @@
+//! The receiving half of an endpoint: which sources it follows, in which of their lives, and what it asks of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::time::Timestamp;
+use crate::wire::{
+    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, QuantDuration, SeqNo, SessionId, SourceId, Squelch,
+    StreamId,
+};
+
+use super::config::{Config, Join, ReceiveWindowLen};
+use super::output::{EndReason, Event, Origin, Output};
+use super::reception::{Path, Reception};
+use super::rng::Rng;
+use super::transmit::{Destination, Identity, TransmitBatch};
+use super::window::{Inserted, Stored};
+use super::Discard;
+
+/// A source not heard for this long has gone: ten times its longest silence (R-END-3).
+pub const SILENCE_NS: u64 = 10 * super::publication::HEARTBEAT_MAX_NS;
+/// Sources an endpoint follows at a time. A floor has tens of supervisors; what goes beyond is refused and counted, unless
+/// one of the sources kept has ended.
+const REMOTES_MAX: usize = 256;
+/// Streams followed of one source: 16 groups of three lanes.
+const STREAMS_PER_REMOTE_MAX: usize = 48;
+/// Ended lives remembered of one source, so that a late datagram does not raise the dead (R-ID-2).
+const ENDED_MAX: usize = 8;
+/// Marks to go on from, given by the program at its start.
+const RESUME_MAX: usize = 1_024;
+/// How long the closing of a stream waits for repairs: the source answers until its last closing heartbeat, 4 ms after
+/// its first; what has not come then is not coming (R-END-2).
+const CLOSING_WAIT_NS: u64 = 250_000_000;
+/// Before the first heartbeat of a source.
+const PATH_UNKNOWN: Path = Path { grtt_ns: 1_000_000, group_size: 100 };
+
+/// The receiving half of an endpoint.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    subscriptions: BTreeMap<GroupId, Subscription>,
+    remotes: BTreeMap<SourceId, Remote>,
+    resume: BTreeMap<(Origin, StreamId), SeqNo>,
+    rng: Rng,
+    window_len: ReceiveWindowLen,
+    bytes_max: usize,
+    /// Bytes held out of order, over all streams.
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Subscription {
+    since: Timestamp,
+    join: Join,
+}
+
+/// A source, in its present life.
+#[derive(Debug)]
+struct Remote {
+    session: SessionId,
+    from: SocketAddr,
+    heard: Timestamp,
+    /// The clock of its last heartbeat, and when that came.
+    clock: Option<(u32, Timestamp)>,
+    path: Path,
+    state: State,
+    streams: BTreeMap<StreamId, Reception>,
+    ended: VecDeque<SessionId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Live,
+    /// Not heard for long; its marks are kept in case it comes back.
+    Silent,
+    Closed,
+}
+
+impl Receiver {
+    pub(super) fn new(config: &Config, seed: u64) -> Self {
+        Self {
+            subscriptions: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            resume: BTreeMap::new(),
+            rng: Rng::new(seed),
+            window_len: config.receive_window_len,
+            bytes_max: config.receive_bytes.as_len(),
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, now: Timestamp, group: GroupId, join: Join) {
+        self.subscriptions.entry(group).or_insert(Subscription { since: now, join });
+    }
+
+    pub(super) fn unsubscribe(&mut self, group: GroupId) {
+        self.subscriptions.remove(&group);
+        for remote in self.remotes.values_mut() {
+            remote.streams.retain(|stream, _| stream.group() != group);
+        }
+        self.recount();
+    }
+
+    /// Where to go on in a stream that a former life of this program has followed (R-JOIN-4).
+    pub(super) fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
+        if self.resume.len() < RESUME_MAX {
+            self.resume.insert((origin, stream), next);
+        }
+    }
+
+    pub(super) fn handle_data(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        from: SocketAddr,
+        data: &Data<'_>,
+        datagram: &Bytes,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let met = Met { newest: data.first, next: data.first, advert: data.advert };
+        let room = self.bytes < self.bytes_max;
+        let at = self.enter(now, header, from, data.stream, met, out)?;
+        let mut discard = None;
+        let held_before = at.reception.bytes();
+        for (seq, segment) in data.segments() {
+            // A full buffer still takes what closes the gap at the contiguous mark: that is what empties it.
+            let inserted = if room || seq == at.reception.through() {
+                let stored = Stored {
+                    place: segment.place,
+                    payload: datagram.slice_ref(segment.payload),
+                    is_repair: data.is_repair,
+                };
+                at.reception.insert(now, seq, stored, at.path, at.rng)
+            } else {
+                Err(Discard::Full)
+            };
+            match inserted {
+                Ok(inserted) => {
+                    out.stats.segments_received += 1;
+                    out.stats.repairs_received += u64::from(data.is_repair);
+                    out.stats.gaps_found += u64::from(inserted == Inserted::KeptBehindGap);
+                }
+                // The caller counts the last one.
+                Err(refused) => {
+                    if let Some(before) = discard.replace(refused) {
+                        out.stats.count(before);
+                    }
+                }
+            }
+            at.reception.advance(now, at.origin, at.path, at.rng, out);
+        }
+        at.reception.heed(&data.advert);
+        at.reception.advance(now, at.origin, at.path, at.rng, out);
+        let held_after = at.reception.bytes();
+        self.bytes = self.bytes + held_after - held_before;
+        discard.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn handle_heartbeat(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        from: SocketAddr,
+        heartbeat: &Heartbeat,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let advert = Advert { trail: heartbeat.trail, backoff: heartbeat.backoff, age: heartbeat.age };
+        let newest = SeqNo(heartbeat.next.0.saturating_sub(1));
+        let met = Met { newest, next: heartbeat.next, advert };
+        let at = self.enter(now, header, from, heartbeat.stream, met, out)?;
+        at.reception.heed(&advert);
+        out.stats.gaps_found += u64::from(at.reception.extend(now, heartbeat.next, at.path, at.rng));
+        at.reception.advance(now, at.origin, at.path, at.rng, out);
+        if heartbeat.is_closed && at.reception.closing.is_none() {
+            at.reception.closing = Some(now.plus_nanos(CLOSING_WAIT_NS));
+        }
+        if let Some(remote) = self.remotes.get_mut(&header.source) {
+            remote.clock = Some((heartbeat.clock_us, now));
+            remote.path = Path { grtt_ns: heartbeat.grtt.nanos(), group_size: heartbeat.group_size.count().max(1) };
+        }
+        self.end_if_closed(now, header.source, out);
+        self.recount();
+        Ok(())
+    }
+
+    pub(super) fn handle_squelch(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        squelch: &Squelch,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let remote = self.remotes.get_mut(&header.source).filter(|remote| remote.session == header.session);
+        let Some(remote) = remote else { return Err(Discard::Stale) };
+        let (origin, path) = (remote.origin(header.source), remote.path);
+        let reception = remote.streams.get_mut(&squelch.stream).ok_or(Discard::NotOurs)?;
+        out.stats.squelches_received += 1;
+        reception.give_up_before(squelch.trail);
+        reception.advance(now, origin, path, &mut self.rng, out);
+        self.recount();
+        Ok(())
+    }
+
+    pub(super) fn handle_ask(&mut self, now: Timestamp, header: &Header, ask: &Ask<'_>) -> Result<(), Discard> {
+        let remote = self.remotes.get_mut(&header.source).filter(|remote| remote.session == header.session);
+        let remote = remote.ok_or(Discard::Stale)?;
+        let path = remote.path;
+        let reception = remote.streams.get_mut(&ask.stream).ok_or(Discard::NotOurs)?;
+        reception.handle_ask(now, path, &mut self.rng);
+        Ok(())
+    }
+
+    /// Finds the stream that a datagram belongs to, meeting its source, its session and the stream itself where they are
+    /// new.
+    fn enter(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        from: SocketAddr,
+        stream: StreamId,
+        met: Met,
+        out: &mut Output,
+    ) -> Result<At<'_>, Discard> {
+        let subscription = *self.subscriptions.get(&stream.group()).ok_or(Discard::Unsubscribed)?;
+        self.meet(now, header, from, out)?;
+        let remote = self.remotes.get_mut(&header.source).ok_or(Discard::Sources)?;
+        let origin = remote.origin(header.source);
+        let path = remote.path;
+        if !remote.streams.contains_key(&stream) {
+            if remote.streams.len() >= STREAMS_PER_REMOTE_MAX {
+                return Err(Discard::Sources);
+            }
+            let start = match self.resume.remove(&(origin, stream)) {
+                Some(next) => next,
+                None => met.start(now, subscription),
+            };
+            remote.streams.insert(stream, Reception::new(stream, start, self.window_len));
+        }
+        let reception = remote.streams.get_mut(&stream).ok_or(Discard::Sources)?;
+        Ok(At { origin, path, reception, rng: &mut self.rng })
+    }
+
+    /// Makes sure that `header`'s source is followed in `header`'s session (R-ID-2).
+    fn meet(&mut self, now: Timestamp, header: &Header, from: SocketAddr, out: &mut Output) -> Result<(), Discard> {
+        let origin = Origin { source: header.source, session: header.session };
+        if let Some(remote) = self.remotes.get_mut(&header.source) {
+            if remote.ended.contains(&header.session) {
+                return Err(Discard::Stale);
+            }
+            if remote.session != header.session {
+                if remote.state == State::Live {
+                    remote.end(now, header.source, EndReason::Replaced, &mut self.rng, out);
+                }
+                remote.bury();
+                let ended = std::mem::take(&mut remote.ended);
+                *remote = Remote { ended, ..Remote::new(now, header.session, from) };
+                out.push(Event::SessionStarted { origin, from });
+            } else if remote.state == State::Silent {
+                remote.state = State::Live;
+                out.push(Event::SessionStarted { origin, from });
+            }
+            remote.heard = now;
+            remote.from = from;
+            return Ok(());
+        }
+        if self.remotes.len() >= REMOTES_MAX {
+            let gone = self.remotes.iter().filter(|(_, remote)| remote.state != State::Live);
+            let oldest = gone.min_by_key(|(_, remote)| remote.heard).map(|(&source, _)| source);
+            self.remotes.remove(&oldest.ok_or(Discard::Sources)?);
+        }
+        self.remotes.insert(header.source, Remote::new(now, header.session, from));
+        out.push(Event::SessionStarted { origin, from });
+        Ok(())
+    }
+
+    /// Ends sessions that have closed or gone silent, and gives up what was asked for too often.
+    pub(super) fn handle_timeout(&mut self, now: Timestamp, out: &mut Output) {
+        let mut closed = Vec::new();
+        for (&source, remote) in &mut self.remotes {
+            if remote.state != State::Live {
+                continue;
+            }
+            if now.nanos_since(remote.heard) >= SILENCE_NS {
+                remote.end(now, source, EndReason::Silent, &mut self.rng, out);
+                continue;
+            }
+            let (origin, path) = (remote.origin(source), remote.path);
+            for reception in remote.streams.values_mut() {
+                reception.give_up_exhausted(now);
+                if reception.closing.is_some_and(|at| at <= now) {
+                    reception.give_up();
+                    closed.push(source);
+                }
+                reception.advance(now, origin, path, &mut self.rng, out);
+            }
+        }
+        for source in closed {
+            self.end_if_closed(now, source, out);
+        }
+        self.recount();
+    }
+
+    /// Ends the session when every stream of it has closed and nothing is missing any more (R-END-2).
+    fn end_if_closed(&mut self, now: Timestamp, source: SourceId, out: &mut Output) {
+        let Some(remote) = self.remotes.get_mut(&source) else { return };
+        let is_over = |reception: &Reception| reception.closing.is_some() && !reception.has_gaps();
+        if remote.state == State::Live && remote.streams.values().all(is_over) {
+            remote.end(now, source, EndReason::Closed, &mut self.rng, out);
+        }
+    }
+
+    /// When something is due.
+    pub(super) fn poll_timeout(&self) -> Timestamp {
+        let live = self.remotes.values().filter(|remote| remote.state == State::Live);
+        live.fold(Timestamp::FAR_FUTURE, |due, remote| {
+            let silent = remote.heard.plus_nanos(SILENCE_NS);
+            remote.streams.values().map(Reception::due).fold(due.min(silent), Timestamp::min)
+        })
+    }
+
+    /// Writes the NACKs and reports that are due, each to its source alone.
+    pub(super) fn poll_transmit(
+        &mut self,
+        now: Timestamp,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        out: &mut Output,
+    ) {
+        for (&source, remote) in &mut self.remotes {
+            if remote.state == State::Silent {
+                continue;
+            }
+            let (session, path, echo) = (remote.session, remote.path, remote.echo(now));
+            let to = Destination::Unicast(remote.from);
+            for reception in remote.streams.values_mut() {
+                let about = About { source, session, stream: reception.stream, echo };
+                while batch.has_room() && reception.is_nack_due(now) {
+                    let mut named = 0;
+                    batch.write(to, identity, |writer| named = writer.nack(&about, reception.gaps_due(now, path)));
+                    reception.mark_asked(now, named, path, &mut self.rng);
+                    out.stats.nacks_sent += u64::from(named > 0);
+                }
+                if batch.has_room() && reception.is_report_due(now) {
+                    let (joined, through) = (reception.joined, reception.through());
+                    batch.write(to, identity, |writer| {
+                        writer.report(&about, joined, through, reception.lost());
+                    });
+                    reception.mark_reported(now);
+                    out.stats.reports_sent += 1;
+                }
+            }
+        }
+    }
+
+    /// Adds up anew what is held out of order, after anything that may have emptied a stream.
+    fn recount(&mut self) {
+        self.bytes = self.remotes.values().flat_map(|remote| remote.streams.values()).map(Reception::bytes).sum();
+    }
+}
+
+/// A stream that has been found, and what is needed to work on it.
+struct At<'a> {
+    origin: Origin,
+    path: Path,
+    reception: &'a mut Reception,
+    rng: &'a mut Rng,
+}
+
+/// What the first datagram of a stream tells about it.
+#[derive(Clone, Copy)]
+struct Met {
+    /// The newest number it knows of.
+    newest: SeqNo,
+    /// The number that Lead begins with.
+    next: SeqNo,
+    advert: Advert,
+}
+
+impl Met {
+    /// Where to begin: at 0 for whoever was there first (R-JOIN-1), else as the subscription says (R-JOIN-2).
+    fn start(self, now: Timestamp, subscription: Subscription) -> SeqNo {
+        let listened_ns = now.nanos_since(subscription.since);
+        if self.advert.age.nanos() <= listened_ns && self.advert.age < QuantDuration(u8::MAX) {
+            return SeqNo::ZERO;
+        }
+        match subscription.join {
+            Join::Trail => self.advert.trail,
+            Join::Lead => self.next,
+            Join::Last(n) => {
+                let first = SeqNo(self.newest.0.saturating_add(1).saturating_sub(u64::from(n)));
+                first.max(self.advert.trail)
+            }
+        }
+    }
+}
+
+impl Remote {
+    fn new(now: Timestamp, session: SessionId, from: SocketAddr) -> Self {
+        Self {
+            session,
+            from,
+            heard: now,
+            clock: None,
+            path: PATH_UNKNOWN,
+            state: State::Live,
+            streams: BTreeMap::new(),
+            ended: VecDeque::new(),
+        }
+    }
+
+    const fn origin(&self, source: SourceId) -> Origin {
+        Origin { source, session: self.session }
+    }
+
+    /// The last heartbeat's clock on its way back (R-GRTT-2).
+    fn echo(&self, now: Timestamp) -> Option<Echo> {
+        self.clock.map(|(clock_us, at)| {
+            let held_us = u32::try_from(now.nanos_since(at) / 1_000).unwrap_or(u32::MAX - 1);
+            Echo { clock_us, held_us }
+        })
+    }
+
+    /// Ends the present life: what is missing is lost, what waited behind it is handed on, in order.
+    fn end(&mut self, now: Timestamp, source: SourceId, reason: EndReason, rng: &mut Rng, out: &mut Output) {
+        let (origin, path) = (self.origin(source), self.path);
+        for reception in self.streams.values_mut() {
+            reception.give_up();
+            reception.advance(now, origin, path, rng, out);
+        }
+        out.push(Event::SessionEnded { origin, reason });
+        if reason == EndReason::Silent {
+            self.state = State::Silent;
+        } else {
+            self.state = State::Closed;
+            self.bury();
+        }
+    }
+
+    /// Nothing of this life is taken in any more.
+    fn bury(&mut self) {
+        if !self.ended.contains(&self.session) {
+            if self.ended.len() >= ENDED_MAX {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(self.session);
+        }
+    }
+}

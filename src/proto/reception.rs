@@ -1,0 +1,337 @@
+//! One stream as a receiver keeps it: window, gaps, reassembly, and what it reports.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::time::Timestamp;
+use crate::wire::{Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, SeqNo, SeqRange, StreamId};
+
+use super::config::ReceiveWindowLen;
+use super::output::{Delivery, Origin, Output};
+use super::rng::Rng;
+use super::window::{Inserted, Next, ReceiveWindow, Stored};
+use super::{Discard, backoff};
+
+/// First wait for a repair: longer than the source's shortest hold-off, or the next NACK would fall into it (R-NACK-4).
+const RETRY_MIN_NS: u64 = 750_000;
+/// Longest wait between two NACKs for the same gap: four a second while a source cannot answer.
+const RETRY_MAX_NS: u64 = 250_000_000;
+/// NACKs for a gap before the wait doubles: losing a repair or a NACK two times in a row is loss, more is congestion.
+const RETRIES_FLAT: u8 = 3;
+/// The robust factor: how often a gap is asked for before it is given up (R-NACK-5). At the longest wait this is about a
+/// quarter of a minute, far longer than any repair that a source is able to make.
+const ROBUST_FACTOR: u8 = 64;
+/// Runs of lost numbers that a report can tell. The oldest are merged when there are more, so a report may claim too
+/// little but never too much (R-REP-3).
+const LOST_RUNS_MAX: usize = 64;
+/// First memory for a message in several segments; it grows with what really comes.
+const ASSEMBLY_BYTES_FIRST: usize = 128 * 1_024;
+/// Shortest time between two reports of one stream (R-REP-2).
+const REPORT_GAP_MIN_NS: u64 = 5_000_000;
+/// Longest time between two reports of one stream while it moves.
+const REPORT_GAP_MAX_NS: u64 = 2_000_000_000;
+/// Time between two reports for each receiver of the group: the whole group sends at most 10,000 a second.
+const REPORT_GAP_PER_RECEIVER_NS: u64 = 100_000;
+/// Spread of the first reports after a quiet time for each receiver of the group: 500 answer within 2.5 ms, at the 200,000
+/// datagrams a second that one thread can take in.
+const REPORT_SPREAD_PER_RECEIVER_NS: u64 = 5_000;
+
+/// What a receiver knows of the source of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub(super) grtt_ns: u64,
+    pub(super) group_size: u64,
+}
+
+/// One stream as a receiver keeps it.
+#[derive(Debug)]
+pub(super) struct Reception {
+    pub(super) stream: StreamId,
+    /// The first number it counts on.
+    pub(super) joined: SeqNo,
+    window: ReceiveWindow,
+    assembly: Option<Assembly>,
+    /// Whether a message has begun since the start; before that, the rest of one that began earlier is no loss.
+    is_synced: bool,
+    lost: VecDeque<SeqRange>,
+    backoff: QuantDuration,
+    nack_due: Timestamp,
+    report_due: Timestamp,
+    reported: Timestamp,
+    /// The source has closed it; when that is to be believed whatever is still missing.
+    pub(super) closing: Option<Timestamp>,
+}
+
+/// A message of several segments on its way in.
+#[derive(Debug)]
+struct Assembly {
+    first: SeqNo,
+    total: usize,
+    bytes: BytesMut,
+    is_repaired: bool,
+}
+
+impl Reception {
+    /// A stream that begins at `start`.
+    pub(super) fn new(stream: StreamId, start: SeqNo, len_max: ReceiveWindowLen) -> Self {
+        Self {
+            stream,
+            joined: start,
+            window: ReceiveWindow::new(start, len_max.get()),
+            assembly: None,
+            is_synced: start == SeqNo::ZERO,
+            lost: VecDeque::new(),
+            backoff: QuantDuration::default(),
+            nack_due: Timestamp::FAR_FUTURE,
+            report_due: Timestamp::FAR_FUTURE,
+            reported: Timestamp::ZERO,
+            closing: None,
+        }
+    }
+
+    /// The contiguous mark.
+    pub(super) const fn through(&self) -> SeqNo {
+        self.window.contiguous()
+    }
+
+    pub(super) fn lost(&self) -> impl Iterator<Item = SeqRange> {
+        self.lost.iter().copied()
+    }
+
+    /// Bytes held out of order.
+    pub(super) const fn bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    pub(super) fn has_gaps(&self) -> bool {
+        self.window.has_gaps()
+    }
+
+    /// When a NACK or a report is due, or the closing is to be believed.
+    pub(super) fn due(&self) -> Timestamp {
+        self.nack_due.min(self.report_due).min(self.closing.unwrap_or(Timestamp::FAR_FUTURE))
+    }
+
+    /// Takes one segment in. What it lets go is handed on by [`Reception::advance`].
+    pub(super) fn insert(
+        &mut self,
+        now: Timestamp,
+        seq: SeqNo,
+        segment: Stored,
+        path: Path,
+        rng: &mut Rng,
+    ) -> Result<Inserted, Discard> {
+        let due = now.plus_nanos(backoff::draw(self.backoff.nanos(), path.group_size, rng));
+        let inserted = self.window.insert(seq, segment, due);
+        match inserted {
+            Inserted::Kept => Ok(inserted),
+            Inserted::KeptBehindGap => {
+                self.nack_due = self.nack_due.min(due);
+                Ok(inserted)
+            }
+            Inserted::Duplicate => Err(Discard::Duplicate),
+            Inserted::Beyond => Err(Discard::Beyond),
+            Inserted::Full => Err(Discard::Full),
+        }
+    }
+
+    /// Learns from a heartbeat that everything below `next` exists; whether that shows a gap.
+    pub(super) fn extend(&mut self, now: Timestamp, next: SeqNo, path: Path, rng: &mut Rng) -> bool {
+        let due = now.plus_nanos(backoff::draw(self.backoff.nanos(), path.group_size, rng));
+        let shows_gap = self.window.extend(next, due);
+        if shows_gap {
+            self.nack_due = self.nack_due.min(due);
+        }
+        shows_gap
+    }
+
+    /// Takes in what the source tells about the stream: below trail nothing can be had any more.
+    pub(super) fn heed(&mut self, advert: &Advert) {
+        self.backoff = advert.backoff;
+        self.window.give_up_before(advert.trail);
+    }
+
+    /// Gives up everything that is missing.
+    pub(super) fn give_up(&mut self) {
+        self.window.give_up_all();
+        self.nack_due = Timestamp::FAR_FUTURE;
+    }
+
+    /// Gives up everything below `trail`.
+    pub(super) fn give_up_before(&mut self, trail: SeqNo) {
+        self.window.give_up_before(trail);
+    }
+
+    /// Hands on what has come in order, and what is lost.
+    pub(super) fn advance(&mut self, now: Timestamp, origin: Origin, path: Path, rng: &mut Rng, out: &mut Output) {
+        let before = self.through();
+        while let Some(next) = self.window.pop() {
+            match next {
+                Next::Segment(seq, segment) => self.take(seq, segment, origin, out),
+                Next::Lost(range) => {
+                    let first = self.assembly.take().map_or(range.first(), |open| open.first);
+                    self.is_synced = true;
+                    self.report_lost(first, range.end(), origin, out);
+                }
+            }
+        }
+        if self.through() != before {
+            self.schedule_report(now, path, rng);
+        }
+        if !self.window.has_gaps() {
+            self.nack_due = Timestamp::FAR_FUTURE;
+        }
+    }
+
+    /// The next segment in order.
+    fn take(&mut self, seq: SeqNo, segment: Stored, origin: Origin, out: &mut Output) {
+        match segment.place {
+            Place::Whole => {
+                self.abort(seq, origin, out);
+                self.deliver(SeqRange::one(seq), segment.payload, segment.is_repair, origin, out);
+            }
+            Place::First { total } => {
+                self.abort(seq, origin, out);
+                let total = usize::try_from(total).unwrap_or(usize::MAX);
+                if total > MESSAGE_BYTES_MAX {
+                    return self.corrupt(seq, seq, origin, out);
+                }
+                let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_FIRST));
+                bytes.extend_from_slice(&segment.payload);
+                self.is_synced = true;
+                self.assembly = Some(Assembly { first: seq, total, bytes, is_repaired: segment.is_repair });
+            }
+            Place::Middle | Place::Last => {
+                let Some(mut open) = self.assembly.take() else {
+                    if self.is_synced {
+                        self.report_lost(seq, seq.plus(1), origin, out);
+                    } else {
+                        self.joined = seq.plus(1);
+                    }
+                    return;
+                };
+                open.is_repaired |= segment.is_repair;
+                let fits = open.bytes.len() + segment.payload.len() <= open.total;
+                if fits {
+                    open.bytes.extend_from_slice(&segment.payload);
+                }
+                let is_last = segment.place == Place::Last;
+                match (fits, is_last, open.bytes.len() == open.total) {
+                    (true, false, _) => self.assembly = Some(open),
+                    (true, true, true) => {
+                        if let Some(range) = SeqRange::new(open.first, seq.plus(1)) {
+                            self.deliver(range, open.bytes.freeze(), open.is_repaired, origin, out);
+                        }
+                    }
+                    _ => self.corrupt(open.first, seq, origin, out),
+                }
+            }
+        }
+    }
+
+    /// A message begins before the one that was open has ended: no source of ours sends that.
+    fn abort(&mut self, seq: SeqNo, origin: Origin, out: &mut Output) {
+        self.is_synced = true;
+        if let Some(open) = self.assembly.take() {
+            out.stats.discard_corrupt += 1;
+            self.report_lost(open.first, seq, origin, out);
+        }
+    }
+
+    fn corrupt(&mut self, first: SeqNo, last: SeqNo, origin: Origin, out: &mut Output) {
+        out.stats.discard_corrupt += 1;
+        self.is_synced = true;
+        self.report_lost(first, last.plus(1), origin, out);
+    }
+
+    fn deliver(&self, seqs: SeqRange, payload: Bytes, is_repaired: bool, origin: Origin, out: &mut Output) {
+        out.stats.messages_delivered += 1;
+        out.deliver(Delivery { origin, stream: self.stream, seqs, payload, is_repaired });
+    }
+
+    fn report_lost(&mut self, first: SeqNo, end: SeqNo, origin: Origin, out: &mut Output) {
+        let Some(range) = SeqRange::new(first, end) else { return };
+        out.lost(origin, self.stream, range);
+        let adjoining = self.lost.back_mut().filter(|last| last.end() == range.first());
+        match adjoining.and_then(|last| SeqRange::new(last.first(), range.end()).map(|merged| (last, merged))) {
+            Some((last, merged)) => *last = merged,
+            None => self.lost.push_back(range),
+        }
+        if self.lost.len() > LOST_RUNS_MAX
+            && let (Some(a), Some(b)) = (self.lost.pop_front(), self.lost.pop_front())
+            && let Some(merged) = SeqRange::new(a.first(), b.end())
+        {
+            self.lost.push_front(merged);
+        }
+    }
+
+    /// The gaps to ask for now, lowest first, all in one round; each is moved on in its repair cycle by
+    /// [`Reception::mark_asked`].
+    pub(super) fn gaps_due(&mut self, now: Timestamp, path: Path) -> impl Iterator<Item = SeqRange> {
+        // What would be due before a repair could come goes along: one datagram for all.
+        let until = now.plus_nanos(path.grtt_ns / 2);
+        self.window.gaps_mut().filter(move |gap| gap.due <= until).map(|gap| gap.range)
+    }
+
+    /// Gives up the gaps that have been asked for often enough and whose last wait is over (R-NACK-5).
+    pub(super) fn give_up_exhausted(&mut self, now: Timestamp) {
+        if self.nack_due <= now {
+            for gap in self.window.gaps_mut().filter(|gap| gap.asks >= ROBUST_FACTOR && gap.due <= now) {
+                gap.is_lost = true;
+            }
+        }
+    }
+
+    pub(super) fn is_nack_due(&self, now: Timestamp) -> bool {
+        self.nack_due <= now
+    }
+
+    /// The first `named` of the gaps due have been asked for.
+    pub(super) fn mark_asked(&mut self, now: Timestamp, named: usize, path: Path, rng: &mut Rng) {
+        let until = now.plus_nanos(path.grtt_ns / 2);
+        for gap in self.window.gaps_mut().filter(|gap| gap.due <= until).take(named) {
+            gap.asks = gap.asks.saturating_add(1);
+            gap.due = now.plus_nanos(retry_ns(gap.asks, path.grtt_ns, rng));
+        }
+        self.nack_due = self.window.next_due();
+    }
+
+    /// The source asks for a report.
+    pub(super) fn handle_ask(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
+        let spread = rng.below(path.group_size.saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS));
+        self.report_due = self.report_due.min(now.plus_nanos(spread));
+    }
+
+    pub(super) fn is_report_due(&self, now: Timestamp) -> bool {
+        self.report_due <= now
+    }
+
+    pub(super) fn mark_reported(&mut self, now: Timestamp) {
+        self.reported = now;
+        self.report_due = Timestamp::FAR_FUTURE;
+    }
+
+    /// The mark moved: a report follows, soon after a quiet time, seldom under steady data (R-REP-2).
+    fn schedule_report(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
+        if self.report_due != Timestamp::FAR_FUTURE {
+            return;
+        }
+        let gap = path.group_size.saturating_mul(REPORT_GAP_PER_RECEIVER_NS);
+        let spread = rng.below(path.group_size.saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS));
+        let earliest = match self.reported {
+            Timestamp::ZERO => now,
+            reported => reported.plus_nanos(gap.clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS)),
+        };
+        self.report_due = earliest.max(now).plus_nanos(spread);
+    }
+}
+
+/// How long to wait for a repair before asking again (R-NACK-4): two round trips, at first; with a quarter of jitter
+/// either way, so that receivers who lost the same repair do not ask in step.
+fn retry_ns(asks: u8, grtt_ns: u64, rng: &mut Rng) -> u64 {
+    let base = (2 * grtt_ns).max(RETRY_MIN_NS);
+    let doublings = u32::from(asks.saturating_sub(RETRIES_FLAT)).min(20);
+    let wait = base.saturating_mul(1 << doublings).min(RETRY_MAX_NS.max(base));
+    wait * 3 / 4 + rng.below(wait / 2)
+}

@@ -1,0 +1,117 @@
+//! Datagrams on their way out: who they are from, where they go, and the batch the caller owns.
+
+use std::net::SocketAddr;
+
+use crate::wire::{DatagramWriter, GroupId, Header};
+
+use super::config::Config;
+use super::Stats;
+
+/// Where a datagram goes. The core does not know the groups' addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    /// To all members of a group.
+    Group(GroupId),
+    /// To one host.
+    Unicast(SocketAddr),
+}
+
+/// Datagrams to send, in a buffer that is used again and again.
+#[derive(Debug)]
+pub struct TransmitBatch {
+    bytes: Vec<u8>,
+    datagrams: Vec<(Destination, std::ops::Range<usize>)>,
+    datagrams_max: usize,
+}
+
+impl TransmitBatch {
+    /// An empty batch for at most `datagrams_max` datagrams at a time.
+    pub fn new(datagrams_max: usize) -> Self {
+        let datagrams_max = datagrams_max.max(1);
+        Self { bytes: Vec::new(), datagrams: Vec::with_capacity(datagrams_max), datagrams_max }
+    }
+
+    /// The datagrams in it, oldest first.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Destination, &[u8])> {
+        self.datagrams.iter().map(|(to, range)| (*to, &self.bytes[range.clone()]))
+    }
+
+    /// How many datagrams it holds.
+    pub fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.datagrams.clear();
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.datagrams.len() < self.datagrams_max
+    }
+
+    /// Adds one datagram of what `fill` writes; its size, or 0 when nothing was written.
+    pub(super) fn write(
+        &mut self,
+        to: Destination,
+        identity: &mut Identity,
+        fill: impl FnOnce(&mut DatagramWriter<'_>),
+    ) -> usize {
+        let start = self.bytes.len();
+        let bytes = identity.write(&mut self.bytes, fill);
+        if bytes > 0 {
+            self.datagrams.push((to, start..start + bytes));
+        }
+        bytes
+    }
+
+    /// Adds a datagram that is already whole.
+    pub(super) fn push(&mut self, to: Destination, datagram: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(datagram);
+        self.datagrams.push((to, start..self.bytes.len()));
+    }
+}
+
+/// Who an endpoint is: the header of its next datagram.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) header: Header,
+    datagram_bytes: usize,
+}
+
+impl Identity {
+    pub(super) fn new(config: &Config) -> Self {
+        let header = Header {
+            key: 0,
+            floor: config.floor,
+            source: config.source,
+            session: config.session,
+            number: 0,
+        };
+        Self { header, datagram_bytes: config.datagram_bytes.as_len() }
+    }
+
+    /// Appends one datagram to `buf`; its size, or 0 when `fill` wrote nothing. Each number is used once (R-HDR-4).
+    pub(super) fn write(&mut self, buf: &mut Vec<u8>, fill: impl FnOnce(&mut DatagramWriter<'_>)) -> usize {
+        let mut writer = DatagramWriter::new(buf, self.datagram_bytes, &self.header);
+        fill(&mut writer);
+        let bytes = writer.finish();
+        self.header.number += u64::from(bytes > 0);
+        bytes
+    }
+}
+
+/// Counts a batch that is about to leave, from its `already`-th datagram on.
+pub(super) fn count(batch: &TransmitBatch, already: usize, stats: &mut Stats) {
+    for (_, datagram) in batch.iter().skip(already) {
+        stats.datagrams_sent += 1;
+        stats.bytes_sent += datagram.len() as u64;
+    }
+}

@@ -1,0 +1,326 @@
+//! What a receiver holds of one stream: the contiguous mark, what came out of order, and the gaps between.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::time::Timestamp;
+use crate::wire::{Place, SeqNo, SeqRange};
+
+/// Gaps kept for one stream. A receiver with more than this has lost most of a window: what would open another gap is
+/// refused, counted, and asked for when earlier gaps have closed.
+pub(super) const GAPS_MAX: usize = 4_096;
+
+/// A segment held until its turn comes.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) place: Place,
+    pub(super) payload: Bytes,
+    pub(super) is_repair: bool,
+}
+
+/// A run of missing numbers and where its repair cycle stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    pub(super) range: SeqRange,
+    /// When it is to be asked for next.
+    pub(super) due: Timestamp,
+    /// How often it has been asked for.
+    pub(super) asks: u8,
+    /// Given up: will be reported lost when its turn comes.
+    pub(super) is_lost: bool,
+}
+
+/// What became of a segment that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// New, with nothing missing before it that was not known to be missing.
+    Kept,
+    /// New, and shows a gap that was not known.
+    KeptBehindGap,
+    /// Already delivered, already here, or already given up.
+    Duplicate,
+    /// Further ahead than the window reaches.
+    Beyond,
+    /// It would open one gap too many.
+    Full,
+}
+
+/// What comes next in order.
+#[derive(Debug)]
+pub(super) enum Next {
+    Segment(SeqNo, Stored),
+    Lost(SeqRange),
+}
+
+/// What a receiver holds of one stream.
+///
+/// Invariant: `next..end` is made up of the numbers in `stored` and the runs in `gaps`, each number once; both ascend.
+#[derive(Debug)]
+pub(super) struct ReceiveWindow {
+    /// The contiguous mark: one after the last number handed on.
+    next: SeqNo,
+    /// The high-water mark: one after the highest number known to exist.
+    end: SeqNo,
+    len_max: u64,
+    stored: VecDeque<(SeqNo, Stored)>,
+    gaps: VecDeque<Gap>,
+    bytes: usize,
+}
+
+impl ReceiveWindow {
+    pub(super) fn new(start: SeqNo, len_max: u64) -> Self {
+        Self { next: start, end: start, len_max, stored: VecDeque::new(), gaps: VecDeque::new(), bytes: 0 }
+    }
+
+    pub(super) const fn contiguous(&self) -> SeqNo {
+        self.next
+    }
+
+    #[cfg(test)]
+    const fn high_water(&self) -> SeqNo {
+        self.end
+    }
+
+    /// Bytes held out of order.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// Learns that all numbers below `end` exist. Returns whether that shows a gap; what lies beyond the window is left
+    /// for a later heartbeat.
+    pub(super) fn extend(&mut self, end: SeqNo, due: Timestamp) -> bool {
+        let end = end.min(self.next.plus(self.len_max));
+        let Some(range) = SeqRange::new(self.end, end) else { return false };
+        if !self.push_gap(range, due) {
+            return false;
+        }
+        self.end = end;
+        true
+    }
+
+    /// Takes a segment in; `due` is when a gap that it shows is to be asked for.
+    pub(super) fn insert(&mut self, seq: SeqNo, segment: Stored, due: Timestamp) -> Inserted {
+        if seq < self.next {
+            return Inserted::Duplicate;
+        }
+        if seq >= self.next.plus(self.len_max) {
+            return Inserted::Beyond;
+        }
+        if seq < self.end {
+            return self.fill(seq, segment);
+        }
+        let shows_gap = match SeqRange::new(self.end, seq) {
+            Some(missing) if !self.push_gap(missing, due) => return Inserted::Full,
+            missing => missing.is_some(),
+        };
+        self.end = seq.plus(1);
+        self.bytes += segment.payload.len();
+        self.stored.push_back((seq, segment));
+        if shows_gap { Inserted::KeptBehindGap } else { Inserted::Kept }
+    }
+
+    /// What comes next in order, if it is here or given up.
+    pub(super) fn pop(&mut self) -> Option<Next> {
+        if self.stored.front().is_some_and(|(seq, _)| *seq == self.next) {
+            let (seq, segment) = self.stored.pop_front()?;
+            self.bytes -= segment.payload.len();
+            self.next = seq.plus(1);
+            return Some(Next::Segment(seq, segment));
+        }
+        let lost = self.gaps.front().filter(|gap| gap.is_lost && gap.range.first() == self.next)?.range;
+        self.gaps.pop_front();
+        self.next = lost.end();
+        Some(Next::Lost(lost))
+    }
+
+    /// Gives up every missing number below `trail`: it cannot be had any more (R-WIN-3).
+    pub(super) fn give_up_before(&mut self, trail: SeqNo) {
+        // Numbers that were never known to exist are lost just the same.
+        if self.end < trail {
+            let due = Timestamp::FAR_FUTURE;
+            let known = SeqRange::new(self.end, trail);
+            if let Some(range) = known {
+                self.gaps.push_back(Gap { range, due, asks: 0, is_lost: true });
+                self.end = trail;
+            }
+        }
+        for at in 0..self.gaps.len() {
+            let gap = self.gaps[at];
+            if gap.range.first() >= trail {
+                return;
+            }
+            self.gaps[at].is_lost = true;
+            if let Some(kept) = SeqRange::new(trail, gap.range.end()) {
+                // The lost part goes first, so it cannot outgrow the table for long.
+                self.gaps[at].range = SeqRange::new(gap.range.first(), trail).unwrap_or(gap.range);
+                self.gaps.insert(at + 1, Gap { range: kept, ..gap });
+                return;
+            }
+        }
+    }
+
+    /// Gives up everything that is missing.
+    pub(super) fn give_up_all(&mut self) {
+        for gap in &mut self.gaps {
+            gap.is_lost = true;
+        }
+    }
+
+    /// The gaps that are still hoped for, ascending.
+    pub(super) fn gaps_mut(&mut self) -> impl Iterator<Item = &mut Gap> {
+        self.gaps.iter_mut().filter(|gap| !gap.is_lost)
+    }
+
+    /// When the next gap is to be asked for.
+    pub(super) fn next_due(&self) -> Timestamp {
+        let due = self.gaps.iter().filter(|gap| !gap.is_lost).map(|gap| gap.due).min();
+        due.unwrap_or(Timestamp::FAR_FUTURE)
+    }
+
+    fn push_gap(&mut self, range: SeqRange, due: Timestamp) -> bool {
+        if let Some(last) = self.gaps.back_mut()
+            && last.range.end() == range.first()
+            && last.asks == 0
+            && !last.is_lost
+        {
+            // One run for the table; the earlier moment to ask holds for both.
+            last.range = SeqRange::new(last.range.first(), range.end()).unwrap_or(last.range);
+            return true;
+        }
+        if self.gaps.len() >= GAPS_MAX {
+            return false;
+        }
+        self.gaps.push_back(Gap { range, due, asks: 0, is_lost: false });
+        true
+    }
+
+    fn fill(&mut self, seq: SeqNo, segment: Stored) -> Inserted {
+        let at = self.gaps.partition_point(|gap| gap.range.end() <= seq);
+        let Some(gap) = self.gaps.get(at).copied().filter(|gap| gap.range.contains(seq) && !gap.is_lost) else {
+            return Inserted::Duplicate;
+        };
+        let before = SeqRange::new(gap.range.first(), seq);
+        let after = SeqRange::new(seq.plus(1), gap.range.end());
+        match (before, after) {
+            (None, None) => drop(self.gaps.remove(at)),
+            (Some(range), None) | (None, Some(range)) => self.gaps[at].range = range,
+            (Some(before), Some(after)) => {
+                if self.gaps.len() >= GAPS_MAX {
+                    return Inserted::Full;
+                }
+                self.gaps[at].range = before;
+                self.gaps.insert(at + 1, Gap { range: after, ..gap });
+            }
+        }
+        self.bytes += segment.payload.len();
+        let at = self.stored.partition_point(|(held, _)| *held < seq);
+        self.stored.insert(at, (seq, segment));
+        Inserted::Kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn segment() -> Stored {
+        Stored { place: Place::Whole, payload: Bytes::from_static(b"abc"), is_repair: false }
+    }
+
+    fn drain(window: &mut ReceiveWindow) -> (Vec<u64>, Vec<u64>) {
+        let (mut here, mut lost) = (Vec::new(), Vec::new());
+        while let Some(next) = window.pop() {
+            match next {
+                Next::Segment(seq, _) => here.push(seq.0),
+                Next::Lost(range) => lost.extend(range.iter().map(|seq| seq.0)),
+            }
+        }
+        (here, lost)
+    }
+
+    #[test]
+    fn hostile_numbers_are_beyond_the_window() {
+        let mut window = ReceiveWindow::new(SeqNo(100), 1_024);
+        for seq in [SeqNo::MAX.0, u64::MAX, u64::MAX - 101, 100 + 1_024] {
+            assert_eq!(window.insert(SeqNo(seq), segment(), Timestamp::ZERO), Inserted::Beyond);
+        }
+        assert!(window.extend(SeqNo::MAX, Timestamp::ZERO));
+        assert_eq!(window.high_water(), SeqNo(1_124));
+        assert_eq!(window.gaps.len(), 1);
+    }
+
+    #[test]
+    fn the_gap_table_is_bounded() {
+        let mut window = ReceiveWindow::new(SeqNo::ZERO, 1 << 20);
+        let mut full = 0;
+        for seq in 0..20_000 {
+            full += u64::from(window.insert(SeqNo(seq * 2 + 1), segment(), Timestamp::ZERO) == Inserted::Full);
+        }
+        assert_eq!(window.gaps.len(), GAPS_MAX);
+        assert_eq!(full, 20_000 - GAPS_MAX as u64);
+        window.give_up_before(SeqNo(50_000));
+        let (here, lost) = drain(&mut window);
+        assert_eq!((here.len(), here.len() + lost.len()), (GAPS_MAX, 50_000));
+    }
+
+    #[test]
+    fn giving_up_cuts_a_gap_at_the_trail() {
+        let mut window = ReceiveWindow::new(SeqNo::ZERO, 1_024);
+        window.insert(SeqNo(10), segment(), Timestamp::ZERO);
+        window.give_up_before(SeqNo(4));
+        assert_eq!(drain(&mut window), (vec![], vec![0, 1, 2, 3]));
+        assert_eq!(window.gaps_mut().map(|gap| gap.range.to_string()).collect::<Vec<_>>(), ["4..10"]);
+        assert_eq!(window.insert(SeqNo(2), segment(), Timestamp::ZERO), Inserted::Duplicate);
+        window.give_up_before(SeqNo(12));
+        assert_eq!(drain(&mut window), (vec![10], vec![4, 5, 6, 7, 8, 9, 11]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Against a set: everything inserted comes out once, in order; everything given up is lost; nothing else.
+        #[test]
+        fn behaves_like_a_set(steps in proptest::collection::vec((0u64..120, 0u8..10), 1..300)) {
+            let mut window = ReceiveWindow::new(SeqNo::ZERO, 100);
+            let mut here = BTreeSet::new();
+            let mut gone = BTreeSet::new();
+            let mut out = Vec::new();
+            for (seq, action) in steps {
+                match action {
+                    0 => {
+                        for missing in (0..seq).filter(|seq| !here.contains(seq)) {
+                            gone.insert(missing);
+                        }
+                        window.give_up_before(SeqNo(seq));
+                    }
+                    1 => drop(window.extend(SeqNo(seq), Timestamp::ZERO)),
+                    _ => {
+                        let inserted = window.insert(SeqNo(seq), segment(), Timestamp::ZERO);
+                        let is_new = !here.contains(&seq) && !gone.contains(&seq);
+                        if is_new && inserted != Inserted::Beyond {
+                            here.insert(seq);
+                        }
+                        prop_assert_eq!(matches!(inserted, Inserted::Kept | Inserted::KeptBehindGap), here.contains(&seq) && is_new);
+                    }
+                }
+                let (delivered, lost) = drain(&mut window);
+                prop_assert!(delivered.iter().all(|seq| here.contains(seq)));
+                prop_assert!(lost.iter().all(|seq| gone.contains(seq)));
+                out.extend(delivered);
+                prop_assert!(out.is_sorted_by(|a, b| a < b));
+                prop_assert_eq!(window.bytes(), window.stored.len() * 3);
+                let held: u64 = window.gaps.iter().map(|gap| gap.range.len()).sum::<u64>() + window.stored.len() as u64;
+                prop_assert_eq!(held, window.high_water().since(window.contiguous()));
+            }
+        }
+    }
+}
