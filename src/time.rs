@@ -52,7 +52,12 @@ impl Add<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09} s", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+        write!(
+            f,
+            "{}.{:09} s",
+            self.0 / 1_000_000_000,
+            self.0 % 1_000_000_000
+        )
     }
 }
 
@@ -70,6 +75,9 @@ mod tests {
         let late = Timestamp::from_nanos(u64::MAX - 1);
         assert_eq!(late + Duration::from_secs(1), Timestamp::FAR_FUTURE);
         assert_eq!(Timestamp::ZERO.nanos_since(late), 0);
-        assert_eq!(Timestamp::from_nanos(1 << 43).as_wire_micros(), ((1u64 << 43) / 1_000 % (1 << 32)) as u32);
+        assert_eq!(
+            Timestamp::from_nanos(1 << 43).as_wire_micros(),
+            ((1u64 << 43) / 1_000 % (1 << 32)) as u32
+        );
     }
 }

@@ -21,19 +21,42 @@ const ROOMS: &[(&str, &str)] = &[
     ("runtime", "time wire proto notice station net"),
     ("floor", "wire net"),
     ("output", "wire notice"),
-    ("agent", "time wire proto notice station net runtime floor output"),
-    ("send", "time wire proto notice station net runtime floor output"),
-    ("demo", "time wire proto notice station net runtime floor output"),
-    ("check", "time wire proto notice station net runtime floor output"),
-    ("cli", "time wire proto notice station sim net runtime floor output agent send demo check"),
+    (
+        "agent",
+        "time wire proto notice station net runtime floor output",
+    ),
+    (
+        "send",
+        "time wire proto notice station net runtime floor output",
+    ),
+    (
+        "demo",
+        "time wire proto notice station net runtime floor output",
+    ),
+    (
+        "check",
+        "time wire proto notice station net runtime floor output",
+    ),
+    (
+        "cli",
+        "time wire proto notice station sim net runtime floor output agent send demo check",
+    ),
     ("main", "cli"),
 ];
 
 /// Rooms that know no clock, no thread, no socket, no file and no chance: the same inputs give the same bytes.
 const PURE: &str = "time wire proto notice station sim";
 /// Words that a pure room may not contain. The hash tables are here because their order is random.
-const IMPURE_WORDS: &[&str] =
-    &["Instant", "SystemTime", "UdpSocket", "HashMap", "HashSet", "getrandom", "mio", "socket2"];
+const IMPURE_WORDS: &[&str] = &[
+    "Instant",
+    "SystemTime",
+    "UdpSocket",
+    "HashMap",
+    "HashSet",
+    "getrandom",
+    "mio",
+    "socket2",
+];
 /// Modules of `std` that a pure room may not name.
 const IMPURE_STD: &[&str] = &["thread", "io", "fs"];
 /// Macros that stand for unfinished work.
@@ -65,13 +88,22 @@ fn the_source_keeps_its_layers() {
         breaches.extend(check(path, text));
     }
     let list: Vec<_> = breaches.iter().map(ToString::to_string).collect();
-    assert!(list.is_empty(), "{} breaches:\n{}", list.len(), list.join("\n"));
+    assert!(
+        list.is_empty(),
+        "{} breaches:\n{}",
+        list.len(),
+        list.join("\n")
+    );
 }
 
 /// The path, from the package's root with `/`, and the text of every `.rs` file under `src`, in order.
 fn sources() -> Vec<(String, String)> {
     let mut files = Vec::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "src", &mut files);
+    walk(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        "src",
+        &mut files,
+    );
     files.sort();
     files
 }
@@ -79,7 +111,10 @@ fn sources() -> Vec<(String, String)> {
 fn walk(dir: &Path, shown: &str, files: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(dir).expect("src is readable") {
         let entry = entry.expect("src is readable");
-        let name = entry.file_name().into_string().expect("file names are UTF-8");
+        let name = entry
+            .file_name()
+            .into_string()
+            .expect("file names are UTF-8");
         let (path, shown) = (entry.path(), format!("{shown}/{name}"));
         if path.is_dir() {
             walk(&path, &shown, files);
@@ -91,18 +126,29 @@ fn walk(dir: &Path, shown: &str, files: &mut Vec<(String, String)>) {
 
 /// Every breach in one file.
 fn check(path: &str, text: &str) -> Vec<Breach> {
-    let parts: Vec<_> = path.strip_prefix("src/").unwrap_or(path).split('/').collect();
+    let parts: Vec<_> = path
+        .strip_prefix("src/")
+        .unwrap_or(path)
+        .split('/')
+        .collect();
     if path == "src/lib.rs" || parts.contains(&"tests") || parts.last() == Some(&"tests.rs") {
         return Vec::new();
     }
     let room = parts[0].strip_suffix(".rs").unwrap_or(parts[0]);
     let mut breaches = BTreeSet::new();
     let mut found = |line, rule: String| {
-        breaches.insert(Breach { path: path.to_owned(), line, rule });
+        breaches.insert(Breach {
+            path: path.to_owned(),
+            line,
+            rule,
+        });
     };
     let (tokens, lines) = without_tests(tokens(text), text.lines().count());
     match ROOMS.iter().find(|(name, _)| *name == room) {
-        None => found(1, format!("module `{room}` has no row in tests/layering.rs")),
+        None => found(
+            1,
+            format!("module `{room}` has no row in tests/layering.rs"),
+        ),
         Some((_, allowed)) => {
             for (line, path) in absolute_paths(&tokens, module_depth(&parts)) {
                 if let Some(rule) = forbidden_room(room, allowed, &path) {
@@ -112,12 +158,17 @@ fn check(path: &str, text: &str) -> Vec<Breach> {
         }
     }
     if PURE.split(' ').any(|pure| pure == room) {
-        impurities(&tokens, &mut |line, name| found(line, format!("`{room}` is pure: no `{name}`")));
+        impurities(&tokens, &mut |line, name| {
+            found(line, format!("`{room}` is pure: no `{name}`"))
+        });
     }
     unwanted(room, &tokens, &mut found);
     for (line, name, len) in functions(&tokens) {
         if len > FUNCTION_LINES_MAX {
-            found(line, format!("function `{name}` has {len} lines, more than {FUNCTION_LINES_MAX}"));
+            found(
+                line,
+                format!("function `{name}` has {len} lines, more than {FUNCTION_LINES_MAX}"),
+            );
         }
     }
     if lines > FILE_LINES_MAX {
@@ -142,7 +193,9 @@ fn forbidden_room(room: &str, allowed: &str, path: &[String]) -> Option<String> 
         return None;
     }
     if !ROOMS.iter().any(|(name, _)| name == named) {
-        return Some(format!("`crate::{named}` is no room: name the module that has it"));
+        return Some(format!(
+            "`crate::{named}` is no room: name the module that has it"
+        ));
     }
     let is_allowed = allowed.split(' ').any(|name| name == named);
     (!is_allowed).then(|| format!("`{room}` may not name `{named}`"))
@@ -251,12 +304,18 @@ fn test_module(tokens: &[Token], i: usize) -> Option<usize> {
     }
     let mut at = i;
     while is_mark(tokens, at, '#') {
-        at += 1 + tokens.get(at..)?.iter().position(|token| matches!(token.kind, Kind::Mark(']')))?;
+        at += 1 + tokens
+            .get(at..)?
+            .iter()
+            .position(|token| matches!(token.kind, Kind::Mark(']')))?;
     }
     if word(tokens, at) == Some("pub") {
         at += 1;
         if is_mark(tokens, at, '(') {
-            at += 1 + tokens.get(at..)?.iter().position(|token| matches!(token.kind, Kind::Mark(')')))?;
+            at += 1 + tokens
+                .get(at..)?
+                .iter()
+                .position(|token| matches!(token.kind, Kind::Mark(')')))?;
         }
     }
     (word(tokens, at) == Some("mod")).then_some(at + 2)
@@ -279,10 +338,17 @@ fn absolute_paths(tokens: &[Token], depth: usize) -> Vec<(usize, Vec<String>)> {
         let depth = depth + open.iter().filter(|is_module| **is_module).count();
         for (line, path) in here {
             let from = usize::from(path.first().is_some_and(|first| first == "self"));
-            let climbs = path.iter().skip(from).take_while(|part| *part == "super").count();
+            let climbs = path
+                .iter()
+                .skip(from)
+                .take_while(|part| *part == "super")
+                .count();
             if climbs > 0 && climbs == depth {
                 let rest = path.into_iter().skip(from + climbs);
-                absolute.push((line, std::iter::once("crate".to_owned()).chain(rest).collect()));
+                absolute.push((
+                    line,
+                    std::iter::once("crate".to_owned()).chain(rest).collect(),
+                ));
             } else {
                 absolute.push((line, path));
             }
@@ -305,10 +371,19 @@ fn paths(tokens: &[Token]) -> Vec<(usize, Vec<String>)> {
 fn path_at(tokens: &[Token], i: usize, paths: &mut Vec<(usize, Vec<String>)>) -> usize {
     // What follows `Vec::<u8>` or `<T as Trait>` goes on from there and names nothing by itself.
     let goes_on = i >= 3 && is_separator(tokens, i - 2) && is_mark(tokens, i - 3, '>');
-    if word(tokens, i).is_none() || goes_on { i + 1 } else { tree_at(tokens, i, &[], paths) }
+    if word(tokens, i).is_none() || goes_on {
+        i + 1
+    } else {
+        tree_at(tokens, i, &[], paths)
+    }
 }
 
-fn tree_at(tokens: &[Token], mut i: usize, prefix: &[String], paths: &mut Vec<(usize, Vec<String>)>) -> usize {
+fn tree_at(
+    tokens: &[Token],
+    mut i: usize,
+    prefix: &[String],
+    paths: &mut Vec<(usize, Vec<String>)>,
+) -> usize {
     let mut path = prefix.to_vec();
     loop {
         let Some(token) = tokens.get(i) else { return i };
@@ -331,7 +406,12 @@ fn tree_at(tokens: &[Token], mut i: usize, prefix: &[String], paths: &mut Vec<(u
 }
 
 /// The entries of a `use` tree's braces, up to the one that closes them.
-fn trees_at(tokens: &[Token], mut i: usize, prefix: &[String], paths: &mut Vec<(usize, Vec<String>)>) -> usize {
+fn trees_at(
+    tokens: &[Token],
+    mut i: usize,
+    prefix: &[String],
+    paths: &mut Vec<(usize, Vec<String>)>,
+) -> usize {
     while let Some(token) = tokens.get(i) {
         match &token.kind {
             Kind::Mark('}') => return i + 1,
@@ -379,7 +459,11 @@ enum Kind {
 
 /// The code of a file, in pieces.
 fn tokens(text: &str) -> Vec<Token> {
-    let mut scanner = Scanner { chars: text.chars().collect(), at: 0, line: 1 };
+    let mut scanner = Scanner {
+        chars: text.chars().collect(),
+        at: 0,
+        line: 1,
+    };
     let mut tokens = Vec::new();
     while let Some(c) = scanner.peek(0) {
         let line = scanner.line;
@@ -423,7 +507,10 @@ impl Scanner {
                 let comment = self.take_while(|c| c != '\n');
                 comment.contains("FIXME").then_some(Kind::Fixme)
             }
-            '/' if self.peek(1) == Some('*') => self.block_comment().contains("FIXME").then_some(Kind::Fixme),
+            '/' if self.peek(1) == Some('*') => self
+                .block_comment()
+                .contains("FIXME")
+                .then_some(Kind::Fixme),
             '"' => Some(self.text()),
             '\'' => Some(self.character_or_lifetime()),
             c if c.is_ascii_digit() => {
@@ -481,7 +568,8 @@ impl Scanner {
         }
         self.skip(1);
         while self.peek(0).is_some() {
-            let is_end = self.peek(0) == Some('"') && (1..=hashes).all(|i| self.peek(i) == Some('#'));
+            let is_end =
+                self.peek(0) == Some('"') && (1..=hashes).all(|i| self.peek(i) == Some('#'));
             self.skip(if is_end { 1 + hashes } else { 1 });
             if is_end {
                 break;
@@ -523,45 +611,192 @@ fn is_word_char(c: char) -> bool {
 /// Goal: the checker sees each kind of breach. Method: one file each with one breach, found once, at its line.
 #[test]
 fn planted_breaches_are_found() {
-    let long_function = format!("fn short() {{}}\nfn long() {{\n{}}}\n", "    step('}');\n".repeat(69));
+    let long_function = format!(
+        "fn short() {{}}\nfn long() {{\n{}}}\n",
+        "    step('}');\n".repeat(69)
+    );
     let long_file = "const A: u8 = 1;\n".repeat(1_001);
     let planted: &[(&str, &str, &str)] = &[
-        ("src/wire/ids.rs", "use crate::time::T;\n\nuse crate::proto::P;", "3: `wire` may not name `proto`"),
-        ("src/proto/mod.rs", "use crate::notice::Notice;", "1: `proto` may not name `notice`"),
-        ("src/notice.rs", "fn f() -> crate::proto::P {}", "1: `notice` may not name `proto`"),
-        ("src/net/mod.rs", "use crate::time;", "1: `net` may not name `time`"),
-        ("src/agent.rs", "use crate::{\n    wire::A,\n    send::{B, C},\n};", "3: `agent` may not name `send`"),
-        ("src/demo.rs", "use crate::cli::Args;", "1: `demo` may not name `cli`"),
-        ("src/check.rs", "use crate::sim;", "1: `check` may not name `sim`"),
-        ("src/output.rs", "use crate::floor::Floor;", "1: `output` may not name `floor`"),
-        ("src/floor.rs", "use crate::time::Timestamp;", "1: `floor` may not name `time`"),
-        ("src/main.rs", "//! It.\nuse floorcast::runtime::run;", "2: `main` may not name `runtime`"),
-        ("src/time.rs", "use super::wire::A;", "1: `time` may not name `wire`"),
-        ("src/wire/ids.rs", "mod a {\n  use super::super::super::net::A;\n}", "2: `wire` may not name `net`"),
-        ("src/proto/a.rs", "use crate::Facade;", "1: `crate::Facade` is no room: name the module that has it"),
-        ("src/proto/a.rs", "use crate::*;", "1: `crate::*` is no room: name the module that has it"),
-        ("src/hall.rs", "", "1: module `hall` has no row in tests/layering.rs"),
-        ("src/hall/door.rs", "", "1: module `hall` has no row in tests/layering.rs"),
-        ("src/proto/a.rs", "\nuse std::time::Instant;", "2: `proto` is pure: no `Instant`"),
-        ("src/sim/a.rs", "type A = std::time::SystemTime;", "1: `sim` is pure: no `SystemTime`"),
-        ("src/station.rs", "use std::{fmt, thread};", "1: `station` is pure: no `std::thread`"),
-        ("src/station.rs", "use std::net::{IpAddr, UdpSocket};", "1: `station` is pure: no `UdpSocket`"),
-        ("src/notice.rs", "use std::io::{self, Read};", "1: `notice` is pure: no `std::io`"),
-        ("src/notice.rs", "use std::{\n  fmt,\n  io::{self, Read},\n};", "3: `notice` is pure: no `std::io`"),
-        ("src/time.rs", "fn f() { ::std::fs::read(\"a\"); }", "1: `time` is pure: no `std::fs`"),
-        ("src/wire.rs", "use std::collections::HashMap as Map;", "1: `wire` is pure: no `HashMap`"),
-        ("src/wire.rs", "let a: HashSet<u8>;", "1: `wire` is pure: no `HashSet`"),
-        ("src/wire.rs", "getrandom::fill(&mut b);", "1: `wire` is pure: no `getrandom`"),
-        ("src/wire.rs", "use mio::Poll;", "1: `wire` is pure: no `mio`"),
-        ("src/wire.rs", "use socket2::Socket;", "1: `wire` is pure: no `socket2`"),
-        ("src/runtime.rs", "/* a */\nfn f() { unsafe { g() } }", "2: `unsafe` belongs in `net` only"),
-        ("src/cli.rs", "fn f() {\n    todo!()\n}", "2: `todo!` is unfinished work"),
-        ("src/cli.rs", "fn f() { dbg!(1) }", "1: `dbg!` is unfinished work"),
-        ("src/net.rs", "fn f() { unimplemented!(\"x\") }", "1: `unimplemented!` is unfinished work"),
-        ("src/cli.rs", "let a = 1; // FIXME later", "1: a FIXME is unfinished work"),
-        ("src/cli.rs", &long_function, "2: function `long` has 71 lines, more than 70"),
-        ("src/cli.rs", &long_file, "1001: 1001 lines before the tests, more than 1000"),
-        ("src/cli.rs", "#[cfg(test)]\nmod tests;\nfn f() { dbg!(1) }", "3: `dbg!` is unfinished work"),
+        (
+            "src/wire/ids.rs",
+            "use crate::time::T;\n\nuse crate::proto::P;",
+            "3: `wire` may not name `proto`",
+        ),
+        (
+            "src/proto/mod.rs",
+            "use crate::notice::Notice;",
+            "1: `proto` may not name `notice`",
+        ),
+        (
+            "src/notice.rs",
+            "fn f() -> crate::proto::P {}",
+            "1: `notice` may not name `proto`",
+        ),
+        (
+            "src/net/mod.rs",
+            "use crate::time;",
+            "1: `net` may not name `time`",
+        ),
+        (
+            "src/agent.rs",
+            "use crate::{\n    wire::A,\n    send::{B, C},\n};",
+            "3: `agent` may not name `send`",
+        ),
+        (
+            "src/demo.rs",
+            "use crate::cli::Args;",
+            "1: `demo` may not name `cli`",
+        ),
+        (
+            "src/check.rs",
+            "use crate::sim;",
+            "1: `check` may not name `sim`",
+        ),
+        (
+            "src/output.rs",
+            "use crate::floor::Floor;",
+            "1: `output` may not name `floor`",
+        ),
+        (
+            "src/floor.rs",
+            "use crate::time::Timestamp;",
+            "1: `floor` may not name `time`",
+        ),
+        (
+            "src/main.rs",
+            "//! It.\nuse floorcast::runtime::run;",
+            "2: `main` may not name `runtime`",
+        ),
+        (
+            "src/time.rs",
+            "use super::wire::A;",
+            "1: `time` may not name `wire`",
+        ),
+        (
+            "src/wire/ids.rs",
+            "mod a {\n  use super::super::super::net::A;\n}",
+            "2: `wire` may not name `net`",
+        ),
+        (
+            "src/proto/a.rs",
+            "use crate::Facade;",
+            "1: `crate::Facade` is no room: name the module that has it",
+        ),
+        (
+            "src/proto/a.rs",
+            "use crate::*;",
+            "1: `crate::*` is no room: name the module that has it",
+        ),
+        (
+            "src/hall.rs",
+            "",
+            "1: module `hall` has no row in tests/layering.rs",
+        ),
+        (
+            "src/hall/door.rs",
+            "",
+            "1: module `hall` has no row in tests/layering.rs",
+        ),
+        (
+            "src/proto/a.rs",
+            "\nuse std::time::Instant;",
+            "2: `proto` is pure: no `Instant`",
+        ),
+        (
+            "src/sim/a.rs",
+            "type A = std::time::SystemTime;",
+            "1: `sim` is pure: no `SystemTime`",
+        ),
+        (
+            "src/station.rs",
+            "use std::{fmt, thread};",
+            "1: `station` is pure: no `std::thread`",
+        ),
+        (
+            "src/station.rs",
+            "use std::net::{IpAddr, UdpSocket};",
+            "1: `station` is pure: no `UdpSocket`",
+        ),
+        (
+            "src/notice.rs",
+            "use std::io::{self, Read};",
+            "1: `notice` is pure: no `std::io`",
+        ),
+        (
+            "src/notice.rs",
+            "use std::{\n  fmt,\n  io::{self, Read},\n};",
+            "3: `notice` is pure: no `std::io`",
+        ),
+        (
+            "src/time.rs",
+            "fn f() { ::std::fs::read(\"a\"); }",
+            "1: `time` is pure: no `std::fs`",
+        ),
+        (
+            "src/wire.rs",
+            "use std::collections::HashMap as Map;",
+            "1: `wire` is pure: no `HashMap`",
+        ),
+        (
+            "src/wire.rs",
+            "let a: HashSet<u8>;",
+            "1: `wire` is pure: no `HashSet`",
+        ),
+        (
+            "src/wire.rs",
+            "getrandom::fill(&mut b);",
+            "1: `wire` is pure: no `getrandom`",
+        ),
+        (
+            "src/wire.rs",
+            "use mio::Poll;",
+            "1: `wire` is pure: no `mio`",
+        ),
+        (
+            "src/wire.rs",
+            "use socket2::Socket;",
+            "1: `wire` is pure: no `socket2`",
+        ),
+        (
+            "src/runtime.rs",
+            "/* a */\nfn f() { unsafe { g() } }",
+            "2: `unsafe` belongs in `net` only",
+        ),
+        (
+            "src/cli.rs",
+            "fn f() {\n    todo!()\n}",
+            "2: `todo!` is unfinished work",
+        ),
+        (
+            "src/cli.rs",
+            "fn f() { dbg!(1) }",
+            "1: `dbg!` is unfinished work",
+        ),
+        (
+            "src/net.rs",
+            "fn f() { unimplemented!(\"x\") }",
+            "1: `unimplemented!` is unfinished work",
+        ),
+        (
+            "src/cli.rs",
+            "let a = 1; // FIXME later",
+            "1: a FIXME is unfinished work",
+        ),
+        (
+            "src/cli.rs",
+            &long_function,
+            "2: function `long` has 71 lines, more than 70",
+        ),
+        (
+            "src/cli.rs",
+            &long_file,
+            "1001: 1001 lines before the tests, more than 1000",
+        ),
+        (
+            "src/cli.rs",
+            "#[cfg(test)]\nmod tests;\nfn f() { dbg!(1) }",
+            "3: `dbg!` is unfinished work",
+        ),
     ];
     for (path, text, expected) in planted {
         let found: Vec<_> = check(path, text).iter().map(ToString::to_string).collect();
@@ -572,31 +807,68 @@ fn planted_breaches_are_found() {
 /// Goal: the checker accuses nobody. Method: files that look like breaches and are none.
 #[test]
 fn what_is_allowed_is_not_found() {
-    let longest_function = format!("fn long() -> [u8; 2] {{\n{}}}\n", "    step(\"}\");\n".repeat(68));
-    let tests = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", "fn f() {}\n".repeat(1_000), "dbg!(1);\n".repeat(100));
+    let longest_function = format!(
+        "fn long() -> [u8; 2] {{\n{}}}\n",
+        "    step(\"}\");\n".repeat(68)
+    );
+    let tests = format!(
+        "{}#[cfg(test)]\nmod tests {{\n{}}}\n",
+        "fn f() {}\n".repeat(1_000),
+        "dbg!(1);\n".repeat(100)
+    );
     let clean: &[(&str, &str)] = &[
         ("src/lib.rs", "pub use crate::net::A; // FIXME"),
         ("src/wire/tests.rs", "use crate::net::A; use std::io;"),
         ("src/sim/tests/pair.rs", "use std::thread;"),
-        ("src/wire/ids.rs", "use crate::wire::A; use super::B; pub(in crate::wire) fn f() {} pub(crate) fn g() {}"),
-        ("src/wire/mod.rs", "mod a { use super::B; }\npub(super) struct A;"),
+        (
+            "src/wire/ids.rs",
+            "use crate::wire::A; use super::B; pub(in crate::wire) fn f() {} pub(crate) fn g() {}",
+        ),
+        (
+            "src/wire/mod.rs",
+            "mod a { use super::B; }\npub(super) struct A;",
+        ),
         (
             "src/proto/a.rs",
             "// use crate::net; Instant\n/* std::io /* HashMap */ unsafe */\n/// `std::thread`, todo!()",
         ),
-        ("src/proto/a.rs", "const A: &str = \"crate::net // unsafe \\\" Instant\"; const B: char = '\"'; type C = u8;"),
+        (
+            "src/proto/a.rs",
+            "const A: &str = \"crate::net // unsafe \\\" Instant\"; const B: char = '\"'; type C = u8;",
+        ),
         (
             "src/proto/a.rs",
             "const A: &str = r#\"unsafe \" HashMap\"#; const B: &[u8] = b\"\\\\\"; const C: u8 = b'\\''; ",
         ),
-        ("src/proto/a.rs", "fn f<'a>(a: &'a str) -> &'static str { match c { '{' | '\\'' | '\\u{7d}' => r#type, } }"),
-        ("src/proto/a.rs", "use std::net::{IpAddr, SocketAddr}; use std::sync::Arc; use std::time::Duration;"),
-        ("src/proto/a.rs", "fn instant(io: Io) { io::<u8>::fs(std::iter::once(1)); let mio_like = 1; }"),
-        ("src/net/a.rs", "use std::io; use std::thread; fn f() { unsafe { g() } }"),
-        ("src/agent.rs", "use crate::runtime::A; use crate::output; use std::time::Instant;"),
-        ("src/cli.rs", "use crate::{agent, check, demo, send, sim::Lab}; fn f() { if todo != 1 {} }"),
+        (
+            "src/proto/a.rs",
+            "fn f<'a>(a: &'a str) -> &'static str { match c { '{' | '\\'' | '\\u{7d}' => r#type, } }",
+        ),
+        (
+            "src/proto/a.rs",
+            "use std::net::{IpAddr, SocketAddr}; use std::sync::Arc; use std::time::Duration;",
+        ),
+        (
+            "src/proto/a.rs",
+            "fn instant(io: Io) { io::<u8>::fs(std::iter::once(1)); let mio_like = 1; }",
+        ),
+        (
+            "src/net/a.rs",
+            "use std::io; use std::thread; fn f() { unsafe { g() } }",
+        ),
+        (
+            "src/agent.rs",
+            "use crate::runtime::A; use crate::output; use std::time::Instant;",
+        ),
+        (
+            "src/cli.rs",
+            "use crate::{agent, check, demo, send, sim::Lab}; fn f() { if todo != 1 {} }",
+        ),
         ("src/main.rs", "fn main() { floorcast::cli::main() }"),
-        ("src/cli.rs", "trait A { fn f(&self) -> [u8; 2]; }\nstruct B { f: fn(u8) -> u8 }"),
+        (
+            "src/cli.rs",
+            "trait A { fn f(&self) -> [u8; 2]; }\nstruct B { f: fn(u8) -> u8 }",
+        ),
         ("src/cli.rs", &longest_function),
         ("src/cli.rs", &tests),
         (
@@ -614,7 +886,10 @@ fn what_is_allowed_is_not_found() {
 fn the_table_has_no_circle() {
     for (i, (room, allowed)) in ROOMS.iter().enumerate() {
         for named in allowed.split_whitespace() {
-            assert!(ROOMS[..i].iter().any(|(name, _)| *name == named), "{room} names {named}, which has no row above");
+            assert!(
+                ROOMS[..i].iter().any(|(name, _)| *name == named),
+                "{room} names {named}, which has no row above"
+            );
         }
     }
 }

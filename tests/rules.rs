@@ -14,20 +14,29 @@ const PROTOCOL: &str = "PROTOCOL.md";
 #[test]
 fn rules_and_citations_agree() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let protocol = fs::read_to_string(root.join(PROTOCOL)).expect("PROTOCOL.md stands beside Cargo.toml");
+    let protocol =
+        fs::read_to_string(root.join(PROTOCOL)).expect("PROTOCOL.md stands beside Cargo.toml");
     let mut sources = Vec::new();
     walk(&root.join("src"), "src", &mut sources);
     sources.sort();
     assert!(!sources.is_empty(), "no source found");
     let faults = faults(&protocol, &sources);
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
 }
 
 /// The path with `/` and the text of every `.rs` file under `dir`.
 fn walk(dir: &Path, shown: &str, sources: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(dir).expect("src is readable") {
         let entry = entry.expect("src is readable");
-        let name = entry.file_name().into_string().expect("file names are UTF-8");
+        let name = entry
+            .file_name()
+            .into_string()
+            .expect("file names are UTF-8");
         let (path, shown) = (entry.path(), format!("{shown}/{name}"));
         if path.is_dir() {
             walk(&path, &shown, sources);
@@ -45,9 +54,14 @@ fn faults(protocol: &str, sources: &[(String, String)]) -> Vec<String> {
     for (path, text) in sources {
         for (number, line) in (1..).zip(text.lines()) {
             // A comment, and whatever stands behind `//` in a text, which never looks like an id.
-            for id in line.split_once("//").map_or(Vec::new(), |(_, comment)| ids(comment)) {
+            for id in line
+                .split_once("//")
+                .map_or(Vec::new(), |(_, comment)| ids(comment))
+            {
                 if !rules.contains_key(id) {
-                    faults.push(format!("{path}:{number}: cites {id}, which {PROTOCOL} does not define"));
+                    faults.push(format!(
+                        "{path}:{number}: cites {id}, which {PROTOCOL} does not define"
+                    ));
                 }
                 cited.insert(id);
             }
@@ -55,7 +69,9 @@ fn faults(protocol: &str, sources: &[(String, String)]) -> Vec<String> {
     }
     for (number, line) in prose(protocol) {
         for id in ids(line).into_iter().filter(|id| !rules.contains_key(id)) {
-            faults.push(format!("{PROTOCOL}:{number}: names {id}, which it does not define"));
+            faults.push(format!(
+                "{PROTOCOL}:{number}: names {id}, which it does not define"
+            ));
         }
     }
     for (id, number) in rules.iter().filter(|(id, _)| !cited.contains(*id)) {
@@ -68,18 +84,23 @@ fn faults(protocol: &str, sources: &[(String, String)]) -> Vec<String> {
 fn definitions<'a>(protocol: &'a str, faults: &mut Vec<String>) -> BTreeMap<&'a str, usize> {
     let mut rules = BTreeMap::new();
     for (number, line) in prose(protocol) {
-        let Some((bold, _)) =
-            unmarked(line).and_then(|item| item.strip_prefix("**R-")).and_then(|it| it.split_once("**"))
+        let Some((bold, _)) = unmarked(line)
+            .and_then(|item| item.strip_prefix("**R-"))
+            .and_then(|it| it.split_once("**"))
         else {
             continue;
         };
         match ids(line).first() {
             Some(id) if id.strip_prefix("R-") == Some(bold) => {
                 if let Some(earlier) = rules.insert(*id, number) {
-                    faults.push(format!("{PROTOCOL}:{number}: defines {id} again, after line {earlier}"));
+                    faults.push(format!(
+                        "{PROTOCOL}:{number}: defines {id} again, after line {earlier}"
+                    ));
                 }
             }
-            _ => faults.push(format!("{PROTOCOL}:{number}: **R-{bold}** is no rule id; write it as **R-NACK-3**")),
+            _ => faults.push(format!(
+                "{PROTOCOL}:{number}: **R-{bold}** is no rule id; write it as **R-NACK-3**"
+            )),
         }
     }
     rules
@@ -98,8 +119,9 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// What follows the mark of a list item (`-`, `*`, `+`, `1.`) or of a heading; `None` for any other line.
 fn unmarked(line: &str) -> Option<&str> {
     let (mark, rest) = line.trim_start().split_once(' ')?;
-    let is_number =
-        mark.strip_suffix(['.', ')']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let is_number = mark
+        .strip_suffix(['.', ')'])
+        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     let is_heading = !mark.is_empty() && mark.bytes().all(|b| b == b'#');
     (is_number || is_heading || matches!(mark, "-" | "*" | "+")).then(|| rest.trim_start())
 }
@@ -114,9 +136,16 @@ fn ids(text: &str) -> Vec<&str> {
 }
 
 fn is_id(word: &str) -> bool {
-    let Some((topic, number)) = word.strip_prefix("R-").and_then(|rest| rest.split_once('-')) else { return false };
+    let Some((topic, number)) = word
+        .strip_prefix("R-")
+        .and_then(|rest| rest.split_once('-'))
+    else {
+        return false;
+    };
     topic.starts_with(|c: char| c.is_ascii_uppercase())
-        && topic.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+        && topic
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
         && !number.is_empty()
         && number.bytes().all(|b| b.is_ascii_digit())
 }
@@ -124,7 +153,8 @@ fn is_id(word: &str) -> bool {
 /// Goal: the checker sees each kind of fault. Method: a page and a source that agree, and one change to them each.
 #[test]
 fn planted_faults_are_found() {
-    const PAGE: &str = "# R-rules\n\n### **R-HDR-1** Version\n- **R-HDR-2** as R-HDR-1\n1. **R-X2-10**: a\n";
+    const PAGE: &str =
+        "# R-rules\n\n### **R-HDR-1** Version\n- **R-HDR-2** as R-HDR-1\n1. **R-X2-10**: a\n";
     const CODE: &str = "/// One (R-HDR-1).\nfn f() {} // R-HDR-2, R-X2-10.\n";
     let found = |page: &str, code: &str| faults(page, &[("src/a.rs".to_owned(), code.to_owned())]);
     assert_eq!(found(PAGE, CODE), [""; 0]);
@@ -135,16 +165,48 @@ fn planted_faults_are_found() {
         text
     };
     let planted: &[(&str, &str, &str)] = &[
-        ("- **R-NACK-3** a", "", "PROTOCOL.md:6: R-NACK-3 is cited nowhere in src"),
-        ("  * **R-HDR-2** a", "", "PROTOCOL.md:6: defines R-HDR-2 again, after line 4"),
-        ("", "//! (R-NACK-3)", "src/a.rs:3: cites R-NACK-3, which PROTOCOL.md does not define"),
-        ("see R-NACK-3.", "", "PROTOCOL.md:6: names R-NACK-3, which it does not define"),
-        ("- **R-nack-3** a", "", "PROTOCOL.md:6: **R-nack-3** is no rule id; write it as **R-NACK-3**"),
-        ("- **R-HDR-1a** a", "", "PROTOCOL.md:6: **R-HDR-1a** is no rule id; write it as **R-NACK-3**"),
-        ("- **R-HDR-1:** a", "", "PROTOCOL.md:6: **R-HDR-1:** is no rule id; write it as **R-NACK-3**"),
+        (
+            "- **R-NACK-3** a",
+            "",
+            "PROTOCOL.md:6: R-NACK-3 is cited nowhere in src",
+        ),
+        (
+            "  * **R-HDR-2** a",
+            "",
+            "PROTOCOL.md:6: defines R-HDR-2 again, after line 4",
+        ),
+        (
+            "",
+            "//! (R-NACK-3)",
+            "src/a.rs:3: cites R-NACK-3, which PROTOCOL.md does not define",
+        ),
+        (
+            "see R-NACK-3.",
+            "",
+            "PROTOCOL.md:6: names R-NACK-3, which it does not define",
+        ),
+        (
+            "- **R-nack-3** a",
+            "",
+            "PROTOCOL.md:6: **R-nack-3** is no rule id; write it as **R-NACK-3**",
+        ),
+        (
+            "- **R-HDR-1a** a",
+            "",
+            "PROTOCOL.md:6: **R-HDR-1a** is no rule id; write it as **R-NACK-3**",
+        ),
+        (
+            "- **R-HDR-1:** a",
+            "",
+            "PROTOCOL.md:6: **R-HDR-1:** is no rule id; write it as **R-NACK-3**",
+        ),
     ];
     for (page, code, expected) in planted {
-        assert_eq!(found(&with(PAGE, page), &with(CODE, code)), [*expected], "{page:?} {code:?}");
+        assert_eq!(
+            found(&with(PAGE, page), &with(CODE, code)),
+            [*expected],
+            "{page:?} {code:?}"
+        );
     }
 }
 
@@ -152,12 +214,20 @@ fn planted_faults_are_found() {
 #[test]
 fn what_only_looks_like_a_rule_is_none() {
     let mut faults = Vec::new();
-    let page =
-        "**R-A-1** in a paragraph\n```\n- **R-A-2** in code\n```\n| **R-A-3** | in a table |\n- text **R-A-4**\n";
+    let page = "**R-A-1** in a paragraph\n```\n- **R-A-2** in code\n```\n| **R-A-3** | in a table |\n- text **R-A-4**\n";
     assert_eq!(definitions(page, &mut faults), BTreeMap::new());
     assert_eq!(faults, [""; 0]);
-    assert_eq!(ids("R-A-1, (R-B2-22) R-C-3. `R-D-4`- **R-E-5**"), ["R-A-1", "R-B2-22", "R-C-3", "R-D-4", "R-E-5"]);
-    assert_eq!(ids("FOR-A-1 R-A-1b R-a-1 R-A R-A- R--1 R-2A-1 R-A-1-2 R-A-N r-A-1 XR-A-1 _R-A-1"), [""; 0]);
-    let code = [("src/a.rs".to_owned(), "let a = \"R-A-1\"; // R-A-x".to_owned())];
+    assert_eq!(
+        ids("R-A-1, (R-B2-22) R-C-3. `R-D-4`- **R-E-5**"),
+        ["R-A-1", "R-B2-22", "R-C-3", "R-D-4", "R-E-5"]
+    );
+    assert_eq!(
+        ids("FOR-A-1 R-A-1b R-a-1 R-A R-A- R--1 R-2A-1 R-A-1-2 R-A-N r-A-1 XR-A-1 _R-A-1"),
+        [""; 0]
+    );
+    let code = [(
+        "src/a.rs".to_owned(),
+        "let a = \"R-A-1\"; // R-A-x".to_owned(),
+    )];
     assert_eq!(crate::faults("", &code), [""; 0]);
 }

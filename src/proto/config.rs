@@ -165,7 +165,10 @@ mod tests {
     fn bounds_are_inclusive_and_the_error_says_all() {
         assert!(DatagramBytes::try_from(256).is_ok() && DatagramBytes::try_from(65_507).is_ok());
         let error = DatagramBytes::try_from(255).unwrap_err();
-        assert_eq!(error.to_string(), "datagram size is 255, but must be 256 to 65507 bytes");
+        assert_eq!(
+            error.to_string(),
+            "datagram size is 255, but must be 256 to 65507 bytes"
+        );
         assert!(Rate::try_from(u64::MAX).is_err());
     }
 }

@@ -34,7 +34,9 @@ impl Grtt {
     /// Takes an echo in (R-GRTT-2). Whatever it says, the result stays between the floor and the cap.
     pub(super) fn observe(&mut self, now: Timestamp, echo: Echo) {
         let round_us = now.as_wire_micros().wrapping_sub(echo.clock_us);
-        let Some(path_us) = round_us.checked_sub(echo.held_us) else { return };
+        let Some(path_us) = round_us.checked_sub(echo.held_us) else {
+            return;
+        };
         let sample = (u64::from(path_us) * 1_000).clamp(FLOOR_NS, CAP_NS);
         self.nanos = if sample > self.nanos {
             u64::midpoint(self.nanos, sample)
@@ -53,13 +55,38 @@ mod tests {
         let mut grtt = Grtt::new();
         let now = Timestamp::from_nanos(5_000_000_000);
         for _ in 0..200 {
-            grtt.observe(now, Echo { clock_us: 5_000_000 - 300, held_us: 100 });
+            grtt.observe(
+                now,
+                Echo {
+                    clock_us: 5_000_000 - 300,
+                    held_us: 100,
+                },
+            );
         }
-        assert!((200_000..250_000).contains(&grtt.nanos()), "{}", grtt.nanos());
-        grtt.observe(now, Echo { clock_us: 0, held_us: u32::MAX - 1 });
-        assert!(grtt.nanos() < 250_000, "held longer than it travelled: ignored");
+        assert!(
+            (200_000..250_000).contains(&grtt.nanos()),
+            "{}",
+            grtt.nanos()
+        );
+        grtt.observe(
+            now,
+            Echo {
+                clock_us: 0,
+                held_us: u32::MAX - 1,
+            },
+        );
+        assert!(
+            grtt.nanos() < 250_000,
+            "held longer than it travelled: ignored"
+        );
         for _ in 0..100 {
-            grtt.observe(now, Echo { clock_us: 5_000_001, held_us: 0 });
+            grtt.observe(
+                now,
+                Echo {
+                    clock_us: 5_000_001,
+                    held_us: 0,
+                },
+            );
         }
         assert!(grtt.nanos() <= CAP_NS);
     }

@@ -46,7 +46,6 @@ mod pacer;
 mod publication;
 mod receiver;
 mod reception;
-mod rng;
 mod sender;
 mod stats;
 mod transmit;
@@ -59,15 +58,17 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::time::Timestamp;
-use crate::wire::{self, DatagramWriter, DecodeError, GroupId, Header, Message, OPEN_LAB_KEY, SeqNo, SeqRange, StreamId};
+use crate::wire::{
+    self, DatagramWriter, DecodeError, GroupId, Header, Message, OPEN_LAB_KEY, SeqNo, SeqRange,
+    StreamId,
+};
 
 pub use config::{
-    Config, ConfigError, DatagramBytes, GroupSize, Join, Rate, ReceiveBytes, ReceiveWindowLen, SendWindowBytes,
-    SendWindowLen,
+    Config, ConfigError, DatagramBytes, GroupSize, Join, Rate, ReceiveBytes, ReceiveWindowLen,
+    SendWindowBytes, SendWindowLen,
 };
 pub use output::{Delivery, EndReason, Event, Origin};
 pub use receiver::SILENCE_NS;
-pub use rng::Rng;
 pub use sender::PublishError;
 pub use stats::Stats;
 pub use transmit::{Destination, TransmitBatch};
@@ -172,12 +173,26 @@ impl Endpoint {
         }
     }
 
+    /// Whether [`Endpoint::publish`] would accept a message of `len` bytes on `stream` now.
+    ///
+    /// # Errors
+    /// What `publish` would answer.
+    pub fn accepts(&self, stream: StreamId, len: usize) -> Result<(), PublishError> {
+        self.sender.accepts(stream, len, &self.config)
+    }
+
     /// Publishes one message on one of its streams; its sequence numbers.
     ///
     /// # Errors
     /// [`PublishError`]; nothing has been published then.
-    pub fn publish(&mut self, now: Timestamp, stream: StreamId, payload: Bytes) -> Result<SeqRange, PublishError> {
-        self.sender.publish(now, stream, payload, &self.config, &mut self.out.stats)
+    pub fn publish(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        payload: Bytes,
+    ) -> Result<SeqRange, PublishError> {
+        self.sender
+            .publish(now, stream, payload, &self.config, &mut self.out.stats)
     }
 
     /// Listens to a group from now on. Sessions that began earlier are joined as `join` says.
@@ -222,11 +237,18 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`Discard`], already counted, when the datagram or one of its messages was of no use.
-    pub fn handle_datagram(&mut self, now: Timestamp, from: SocketAddr, datagram: Bytes) -> Result<(), Discard> {
-        let decoded = wire::decode(&datagram).map_err(Discard::from).and_then(|decoded| {
-            self.admit(&decoded.header, from)?;
-            Ok(decoded)
-        });
+    pub fn handle_datagram(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        datagram: Bytes,
+    ) -> Result<(), Discard> {
+        let decoded = wire::decode(&datagram)
+            .map_err(Discard::from)
+            .and_then(|decoded| {
+                self.admit(&decoded.header, from)?;
+                Ok(decoded)
+            });
         let decoded = decoded.inspect_err(|&discard| self.out.stats.count(discard))?;
         self.out.stats.datagrams_received += 1;
         self.out.stats.bytes_received += datagram.len() as u64;
@@ -236,12 +258,17 @@ impl Endpoint {
         for message in decoded.messages() {
             let taken = match message {
                 Message::Data(data) => {
-                    self.receiver.handle_data(now, &header, from, &data, &datagram, &mut self.out)
+                    self.receiver
+                        .handle_data(now, &header, from, &data, &datagram, &mut self.out)
                 }
                 Message::Heartbeat(heartbeat) => {
-                    self.receiver.handle_heartbeat(now, &header, from, &heartbeat, &mut self.out)
+                    self.receiver
+                        .handle_heartbeat(now, &header, from, &heartbeat, &mut self.out)
                 }
-                Message::Squelch(squelch) => self.receiver.handle_squelch(now, &header, &squelch, &mut self.out),
+                Message::Squelch(squelch) => {
+                    self.receiver
+                        .handle_squelch(now, &header, &squelch, &mut self.out)
+                }
                 Message::Ask(ask) => self.receiver.handle_ask(now, &header, &ask),
                 Message::Nack(nack) => self.handle_nack(now, from, &nack),
                 Message::Report(report) => self.handle_report(now, &header, &report),
@@ -279,8 +306,10 @@ impl Endpoint {
         {
             batch.push(to, &datagram);
         }
-        self.receiver.poll_transmit(now, &mut self.identity, batch, &mut self.out);
-        self.sender.poll_transmit(now, &mut self.identity, batch, &mut self.out.stats);
+        self.receiver
+            .poll_transmit(now, &mut self.identity, batch, &mut self.out);
+        self.sender
+            .poll_transmit(now, &mut self.identity, batch, &mut self.out.stats);
         transmit::count(batch, before, &mut self.out.stats);
         batch.len() > before
     }
@@ -346,11 +375,18 @@ impl Endpoint {
         Ok(())
     }
 
-    fn handle_nack(&mut self, now: Timestamp, from: SocketAddr, nack: &wire::Nack<'_>) -> Result<(), Discard> {
+    fn handle_nack(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        nack: &wire::Nack<'_>,
+    ) -> Result<(), Discard> {
         if (nack.source, nack.session) != (self.config.source, self.config.session) {
             return Err(Discard::NotOurs);
         }
-        let squelch = self.sender.handle_nack(now, from, nack, &mut self.out.stats)?;
+        let squelch = self
+            .sender
+            .handle_nack(now, from, nack, &mut self.out.stats)?;
         if let Some(squelch) = squelch {
             self.send_control(Destination::Unicast(from), |writer| {
                 writer.squelch(&squelch);
@@ -359,7 +395,12 @@ impl Endpoint {
         Ok(())
     }
 
-    fn handle_report(&mut self, now: Timestamp, header: &Header, report: &wire::Report<'_>) -> Result<(), Discard> {
+    fn handle_report(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        report: &wire::Report<'_>,
+    ) -> Result<(), Discard> {
         if (report.source, report.session) != (self.config.source, self.config.session) {
             return Err(Discard::NotOurs);
         }

@@ -137,13 +137,21 @@ impl Output {
     /// Numbers that adjoin the run reported last become part of it.
     pub(super) fn lost(&mut self, origin: Origin, stream: StreamId, range: SeqRange) {
         self.stats.segments_lost += range.len();
-        if let Some(Event::Lost { origin: last_origin, stream: last_stream, seqs }) = self.events.back_mut()
+        if let Some(Event::Lost {
+            origin: last_origin,
+            stream: last_stream,
+            seqs,
+        }) = self.events.back_mut()
             && (*last_origin, *last_stream, seqs.end()) == (origin, stream, range.first())
             && let Some(merged) = SeqRange::new(seqs.first(), range.end())
         {
             *seqs = merged;
             return;
         }
-        self.push(Event::Lost { origin, stream, seqs: range });
+        self.push(Event::Lost {
+            origin,
+            stream,
+            seqs: range,
+        });
     }
 }

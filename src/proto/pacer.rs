@@ -15,7 +15,11 @@ pub(super) struct Bucket {
 impl Bucket {
     /// A full bucket that refills at `rate` and holds `burst_bytes`.
     pub(super) fn new(rate: Rate, burst_bytes: u64) -> Self {
-        Self { rate, burst_ns: cost_ns(rate, burst_bytes), full_at: Timestamp::ZERO }
+        Self {
+            rate,
+            burst_ns: cost_ns(rate, burst_bytes),
+            full_at: Timestamp::ZERO,
+        }
     }
 
     /// Whether something may be sent now. One datagram may overdraw it; the debt is waited for afterwards.
@@ -30,7 +34,10 @@ impl Bucket {
 
     /// Takes `bytes` out.
     pub(super) fn spend(&mut self, now: Timestamp, bytes: usize) {
-        self.full_at = self.full_at.max(now).plus_nanos(cost_ns(self.rate, bytes as u64));
+        self.full_at = self
+            .full_at
+            .max(now)
+            .plus_nanos(cost_ns(self.rate, bytes as u64));
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::time::Timestamp;
-use crate::wire::{Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, SeqNo, SeqRange, Segment, StreamId};
+use crate::wire::{
+    Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, Segment, SeqNo, SeqRange, StreamId,
+};
 
 use super::config::Config;
 use super::transmit::Destination;
@@ -122,32 +124,52 @@ impl Publication {
     }
 
     pub(super) fn advert(&self, now: Timestamp, backoff: QuantDuration) -> Advert {
-        Advert { trail: self.trail, backoff, age: self.age(now) }
+        Advert {
+            trail: self.trail,
+            backoff,
+            age: self.age(now),
+        }
     }
 
     pub(super) fn age(&self, now: Timestamp) -> QuantDuration {
         QuantDuration::at_most(Duration::from_nanos(now.nanos_since(self.started)))
     }
 
-    /// Takes a message in, cut into segments (R-SEG-2); the oldest that have been sent make room. Returns its numbers
-    /// and how many left the window.
-    pub(super) fn publish(&mut self, payload: Bytes, config: &Config) -> Result<(SeqRange, u64), Full> {
-        if payload.len() > MESSAGE_BYTES_MAX {
+    /// Whether a message of `len` bytes would be accepted now.
+    pub(super) fn accepts(&self, len: usize, config: &Config) -> Result<(), Full> {
+        if len > MESSAGE_BYTES_MAX {
             return Err(Full::TooLarge);
         }
-        let segment_bytes = config.datagram_bytes.as_len() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES;
-        let count = match payload.len() {
-            len if len <= segment_bytes => 1,
-            len => (len + 4).div_ceil(segment_bytes),
-        };
-        let evicted = self.make_room(count, payload.len(), config)?;
+        let waiting = self.next().since(self.unsent);
+        let len_max = config.send_window_len.get();
+        let bytes_max = config.send_window_bytes.as_len();
+        if waiting + segments(len, config) as u64 > len_max || self.unsent_bytes + len > bytes_max {
+            return Err(Full::Window);
+        }
+        Ok(())
+    }
+
+    /// Takes a message in, cut into segments (R-SEG-2); the oldest that have been sent make room. Returns its numbers
+    /// and how many left the window.
+    pub(super) fn publish(
+        &mut self,
+        payload: Bytes,
+        config: &Config,
+    ) -> Result<(SeqRange, u64), Full> {
+        self.accepts(payload.len(), config)?;
+        let count = segments(payload.len(), config);
+        let evicted = self.make_room(count, payload.len(), config);
         let first = self.next();
         self.bytes += payload.len();
         self.unsent_bytes += payload.len();
         if count == 1 {
-            self.slots.push_back(Slot { place: Place::Whole, payload, repair: Repair::Idle });
+            self.slots.push_back(Slot {
+                place: Place::Whole,
+                payload,
+                repair: Repair::Idle,
+            });
         } else {
-            self.cut(payload, segment_bytes);
+            self.cut(payload, segment_bytes(config));
         }
         let range = SeqRange::new(first, self.next()).expect("at least one segment was added");
         Ok((range, evicted))
@@ -156,42 +178,57 @@ impl Publication {
     fn cut(&mut self, mut payload: Bytes, segment_bytes: usize) {
         let total = u32::try_from(payload.len()).expect("messages are at most 1 MiB");
         let head = payload.split_to(segment_bytes - 4);
-        self.slots.push_back(Slot { place: Place::First { total }, payload: head, repair: Repair::Idle });
+        self.slots.push_back(Slot {
+            place: Place::First { total },
+            payload: head,
+            repair: Repair::Idle,
+        });
         while payload.len() > segment_bytes {
             let part = payload.split_to(segment_bytes);
-            self.slots.push_back(Slot { place: Place::Middle, payload: part, repair: Repair::Idle });
+            self.slots.push_back(Slot {
+                place: Place::Middle,
+                payload: part,
+                repair: Repair::Idle,
+            });
         }
-        self.slots.push_back(Slot { place: Place::Last, payload, repair: Repair::Idle });
+        self.slots.push_back(Slot {
+            place: Place::Last,
+            payload,
+            repair: Repair::Idle,
+        });
     }
 
-    /// Evicts from the trail until `count` more segments of `bytes` fit (R-WIN-1). Nothing is evicted unsent.
-    fn make_room(&mut self, count: usize, bytes: usize, config: &Config) -> Result<u64, Full> {
-        let (len_max, bytes_max) = (config.send_window_len.as_len(), config.send_window_bytes.as_len());
-        let waiting = self.next().since(self.unsent);
-        if waiting + count as u64 > len_max as u64 || self.unsent_bytes + bytes > bytes_max {
-            return Err(Full::Window);
-        }
+    /// Evicts from the trail until `count` more segments of `bytes` fit (R-WIN-1); how many. Nothing is evicted unsent.
+    fn make_room(&mut self, count: usize, bytes: usize, config: &Config) -> u64 {
+        let len_max = config.send_window_len.as_len();
+        let bytes_max = config.send_window_bytes.as_len();
         let mut evicted = 0;
         while self.slots.len() + count > len_max || self.bytes + bytes > bytes_max {
-            let slot = self.slots.pop_front().expect("what is unsent fits, so there is something sent to evict");
+            let slot = self
+                .slots
+                .pop_front()
+                .expect("what is unsent fits, so there is something sent to evict");
             self.bytes -= slot.payload.len();
             self.trail = self.trail.plus(1);
             evicted += 1;
         }
-        Ok(evicted)
+        evicted
     }
 
     fn slot(&self, seq: SeqNo) -> Option<&Slot> {
-        self.slots.get(usize::try_from(seq.0.checked_sub(self.trail.0)?).ok()?)
+        self.slots
+            .get(usize::try_from(seq.0.checked_sub(self.trail.0)?).ok()?)
     }
 
     fn slot_mut(&mut self, seq: SeqNo) -> Option<&mut Slot> {
-        self.slots.get_mut(usize::try_from(seq.0.checked_sub(self.trail.0)?).ok()?)
+        self.slots
+            .get_mut(usize::try_from(seq.0.checked_sub(self.trail.0)?).ok()?)
     }
 
     /// The next segment to send for the first time.
     pub(super) fn peek_unsent(&self) -> Option<(SeqNo, Segment<'_>)> {
-        self.slot(self.unsent).map(|slot| (self.unsent, slot.segment()))
+        self.slot(self.unsent)
+            .map(|slot| (self.unsent, slot.segment()))
     }
 
     /// The segment that `peek_unsent` gave has been sent.
@@ -202,7 +239,9 @@ impl Publication {
         self.heartbeat_gap_ns = HEARTBEAT_FIRST_NS;
         let soon = now.plus_nanos(HEARTBEAT_FIRST_NS);
         self.heartbeat_due = match self.closing {
-            None => soon.min(self.heartbeat_sent.plus_nanos(HEARTBEAT_STEADY_NS)).max(now),
+            None => soon
+                .min(self.heartbeat_sent.plus_nanos(HEARTBEAT_STEADY_NS))
+                .max(now),
             Some(_) if self.has_unsent() => Timestamp::FAR_FUTURE,
             Some(_) => now,
         };
@@ -211,7 +250,11 @@ impl Publication {
     /// The next segment to repair, and for whom. What has left the window meanwhile is dropped.
     pub(super) fn peek_repair(&mut self) -> Option<(SeqNo, Destination)> {
         while let Some(&seq) = self.repairs.front() {
-            if let Some(&Slot { repair: Repair::Queued(to), .. }) = self.slot(seq) {
+            if let Some(&Slot {
+                repair: Repair::Queued(to),
+                ..
+            }) = self.slot(seq)
+            {
                 return Some((seq, to));
             }
             self.repairs.pop_front();
@@ -247,7 +290,11 @@ impl Publication {
         for range in ranges {
             outcome.below_trail |= range.first() < self.trail;
             outcome.unknown += range.end().since(self.unsent.max(range.first()));
-            for seq in sent.and_then(|sent| sent.intersect(range)).into_iter().flat_map(SeqRange::iter) {
+            for seq in sent
+                .and_then(|sent| sent.intersect(range))
+                .into_iter()
+                .flat_map(SeqRange::iter)
+            {
                 if budget == 0 {
                     outcome.over_budget = true;
                     return outcome;
@@ -263,7 +310,9 @@ impl Publication {
     fn ask(&mut self, now: Timestamp, from: SocketAddr, seq: SeqNo, hold_off_ns: u64) -> bool {
         let group = Destination::Group(self.stream.group());
         let requester = Destination::Unicast(from);
-        let Some(slot) = self.slot_mut(seq) else { return false };
+        let Some(slot) = self.slot_mut(seq) else {
+            return false;
+        };
         let to = match slot.repair {
             Repair::Idle => requester,
             // A second receiver lacks it: the loss is common enough for multicast (R-REPAIR-2).
@@ -298,8 +347,9 @@ impl Publication {
         match &mut self.closing {
             Some(sent) => {
                 *sent += 1;
-                self.heartbeat_due =
-                    CLOSING_GAPS_NS.get(*sent).map_or(Timestamp::FAR_FUTURE, |&gap| now.plus_nanos(gap));
+                self.heartbeat_due = CLOSING_GAPS_NS
+                    .get(*sent)
+                    .map_or(Timestamp::FAR_FUTURE, |&gap| now.plus_nanos(gap));
             }
             None => {
                 self.heartbeat_due = now.plus_nanos(self.heartbeat_gap_ns);
@@ -312,7 +362,11 @@ impl Publication {
     pub(super) fn close(&mut self, now: Timestamp) {
         if self.closing.is_none() {
             self.closing = Some(0);
-            self.heartbeat_due = if self.has_unsent() { Timestamp::FAR_FUTURE } else { now };
+            self.heartbeat_due = if self.has_unsent() {
+                Timestamp::FAR_FUTURE
+            } else {
+                now
+            };
         }
     }
 
@@ -322,13 +376,32 @@ impl Publication {
 
     /// Whether the last closing heartbeat has been sent.
     pub(super) fn is_closed(&self) -> bool {
-        self.closing.is_some_and(|sent| sent >= CLOSING_GAPS_NS.len())
+        self.closing
+            .is_some_and(|sent| sent >= CLOSING_GAPS_NS.len())
     }
+}
+
+/// How many segments a message of `len` bytes takes (R-SEG-2).
+fn segments(len: usize, config: &Config) -> usize {
+    let segment_bytes = segment_bytes(config);
+    if len <= segment_bytes {
+        1
+    } else {
+        (len + 4).div_ceil(segment_bytes)
+    }
+}
+
+/// How many bytes of a message a datagram holds.
+const fn segment_bytes(config: &Config) -> usize {
+    config.datagram_bytes.as_len() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES
 }
 
 impl Slot {
     fn segment(&self) -> Segment<'_> {
-        Segment { place: self.place, payload: &self.payload }
+        Segment {
+            place: self.place,
+            payload: &self.payload,
+        }
     }
 }
 
@@ -344,9 +417,12 @@ mod tests {
     }
 
     fn publication(sent: u64) -> Publication {
-        let mut publication = Publication::new(StreamId::new(GroupId(1), Lane::Routine), Timestamp::ZERO);
+        let mut publication =
+            Publication::new(StreamId::new(GroupId(1), Lane::Routine), Timestamp::ZERO);
         for _ in 0..sent {
-            publication.publish(Bytes::from_static(b"x"), &config()).unwrap();
+            publication
+                .publish(Bytes::from_static(b"x"), &config())
+                .unwrap();
             publication.mark_sent(Timestamp::ZERO);
         }
         publication
@@ -369,27 +445,45 @@ mod tests {
             (segment + 1, 2),
             (2 * segment - 4, 2),
             (2 * segment - 3, 3),
-            (MESSAGE_BYTES_MAX, (MESSAGE_BYTES_MAX + 4).div_ceil(segment) as u64),
+            (
+                MESSAGE_BYTES_MAX,
+                (MESSAGE_BYTES_MAX + 4).div_ceil(segment) as u64,
+            ),
         ] {
             let mut publication = publication(0);
-            let (range, _) = publication.publish(Bytes::from(vec![7; len]), &config()).unwrap();
+            let (range, _) = publication
+                .publish(Bytes::from(vec![7; len]), &config())
+                .unwrap();
             assert_eq!(range.len(), segments, "{len}");
-            let total: usize = range.iter().map(|seq| publication.segment(seq).unwrap().payload.len()).sum();
+            let total: usize = range
+                .iter()
+                .map(|seq| publication.segment(seq).unwrap().payload.len())
+                .sum();
             assert_eq!(total, len);
         }
-        assert_eq!(publication(0).publish(Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]), &config()), Err(Full::TooLarge));
+        assert_eq!(
+            publication(0).publish(Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]), &config()),
+            Err(Full::TooLarge)
+        );
     }
 
     #[test]
     fn the_window_evicts_what_was_sent_and_refuses_past_what_was_not() {
         let mut publication = publication(1_024);
-        let (_, evicted) = publication.publish(Bytes::from_static(b"y"), &config()).unwrap();
+        let (_, evicted) = publication
+            .publish(Bytes::from_static(b"y"), &config())
+            .unwrap();
         assert_eq!((evicted, publication.trail()), (1, SeqNo(1)));
         for _ in 0..1_023 {
-            publication.publish(Bytes::from_static(b"z"), &config()).unwrap();
+            publication
+                .publish(Bytes::from_static(b"z"), &config())
+                .unwrap();
         }
         assert_eq!(publication.trail(), SeqNo(1_024));
-        assert_eq!(publication.publish(Bytes::from_static(b"z"), &config()), Err(Full::Window));
+        assert_eq!(
+            publication.publish(Bytes::from_static(b"z"), &config()),
+            Err(Full::Window)
+        );
     }
 
     #[test]
@@ -397,9 +491,15 @@ mod tests {
         let mut publication = publication(10);
         let now = Timestamp::ZERO;
         publication.handle_nack(now, addr(1), [range(3, 4)].into_iter(), 1_000);
-        assert_eq!(publication.peek_repair(), Some((SeqNo(3), Destination::Unicast(addr(1)))));
+        assert_eq!(
+            publication.peek_repair(),
+            Some((SeqNo(3), Destination::Unicast(addr(1))))
+        );
         publication.handle_nack(now, addr(2), [range(3, 4)].into_iter(), 1_000);
-        assert_eq!(publication.peek_repair(), Some((SeqNo(3), Destination::Group(GroupId(1)))));
+        assert_eq!(
+            publication.peek_repair(),
+            Some((SeqNo(3), Destination::Group(GroupId(1))))
+        );
         publication.mark_repaired(now);
         assert_eq!(publication.peek_repair(), None);
     }
@@ -413,10 +513,16 @@ mod tests {
         let again = publication.handle_nack(at(999), addr(1), [range(3, 4)].into_iter(), 1_000);
         assert_eq!((again.held_off, publication.peek_repair()), (1, None));
         publication.handle_nack(at(999), addr(2), [range(3, 4)].into_iter(), 1_000);
-        assert_eq!(publication.peek_repair(), Some((SeqNo(3), Destination::Group(GroupId(1)))));
+        assert_eq!(
+            publication.peek_repair(),
+            Some((SeqNo(3), Destination::Group(GroupId(1))))
+        );
         publication.mark_repaired(at(999));
         publication.handle_nack(at(1_999), addr(1), [range(3, 4)].into_iter(), 1_000);
-        assert_eq!(publication.peek_repair(), Some((SeqNo(3), Destination::Unicast(addr(1)))));
+        assert_eq!(
+            publication.peek_repair(),
+            Some((SeqNo(3), Destination::Unicast(addr(1))))
+        );
     }
 
     #[test]
@@ -431,7 +537,11 @@ mod tests {
         assert_eq!(outcome.unknown, u64::MAX / 4 - 1_000);
         assert_eq!(publication.repairs.len(), 110);
         let mut evicted = self::publication(1_030);
-        assert!(evicted.handle_nack(Timestamp::ZERO, addr(1), [range(0, 3)].into_iter(), 1).below_trail);
+        assert!(
+            evicted
+                .handle_nack(Timestamp::ZERO, addr(1), [range(0, 3)].into_iter(), 1)
+                .below_trail
+        );
         assert!(!evicted.has_repairs());
     }
 

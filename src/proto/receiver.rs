@@ -5,19 +5,19 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use crate::rng::Rng;
 use crate::time::Timestamp;
 use crate::wire::{
-    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, QuantDuration, SeqNo, SessionId, SourceId, Squelch,
-    StreamId,
+    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, QuantDuration, SeqNo, SessionId,
+    SourceId, Squelch, StreamId,
 };
 
+use super::Discard;
 use super::config::{Config, Join, ReceiveWindowLen};
 use super::output::{EndReason, Event, Origin, Output};
 use super::reception::{Path, Reception};
-use super::rng::Rng;
 use super::transmit::{Destination, Identity, TransmitBatch};
 use super::window::{Inserted, Stored};
-use super::Discard;
 
 /// A source not heard for this long has gone: ten times its longest silence (R-END-3).
 pub const SILENCE_NS: u64 = 10 * super::publication::HEARTBEAT_MAX_NS;
@@ -34,7 +34,10 @@ const RESUME_MAX: usize = 1_024;
 /// its first; what has not come then is not coming (R-END-2).
 const CLOSING_WAIT_NS: u64 = 250_000_000;
 /// Before the first heartbeat of a source.
-const PATH_UNKNOWN: Path = Path { grtt_ns: 1_000_000, group_size: 100 };
+const PATH_UNKNOWN: Path = Path {
+    grtt_ns: 1_000_000,
+    group_size: 100,
+};
 
 /// The receiving half of an endpoint.
 #[derive(Debug)]
@@ -91,7 +94,9 @@ impl Receiver {
     }
 
     pub(super) fn subscribe(&mut self, now: Timestamp, group: GroupId, join: Join) {
-        self.subscriptions.entry(group).or_insert(Subscription { since: now, join });
+        self.subscriptions
+            .entry(group)
+            .or_insert(Subscription { since: now, join });
     }
 
     pub(super) fn unsubscribe(&mut self, group: GroupId) {
@@ -118,7 +123,11 @@ impl Receiver {
         datagram: &Bytes,
         out: &mut Output,
     ) -> Result<(), Discard> {
-        let met = Met { newest: data.first, next: data.first, advert: data.advert };
+        let met = Met {
+            newest: data.first,
+            next: data.first,
+            advert: data.advert,
+        };
         let room = self.bytes < self.bytes_max;
         let at = self.enter(now, header, from, data.stream, met, out)?;
         let mut discard = None;
@@ -165,19 +174,31 @@ impl Receiver {
         heartbeat: &Heartbeat,
         out: &mut Output,
     ) -> Result<(), Discard> {
-        let advert = Advert { trail: heartbeat.trail, backoff: heartbeat.backoff, age: heartbeat.age };
+        let advert = Advert {
+            trail: heartbeat.trail,
+            backoff: heartbeat.backoff,
+            age: heartbeat.age,
+        };
         let newest = SeqNo(heartbeat.next.0.saturating_sub(1));
-        let met = Met { newest, next: heartbeat.next, advert };
+        let met = Met {
+            newest,
+            next: heartbeat.next,
+            advert,
+        };
         let at = self.enter(now, header, from, heartbeat.stream, met, out)?;
         at.reception.heed(&advert);
-        out.stats.gaps_found += u64::from(at.reception.extend(now, heartbeat.next, at.path, at.rng));
+        out.stats.gaps_found +=
+            u64::from(at.reception.extend(now, heartbeat.next, at.path, at.rng));
         at.reception.advance(now, at.origin, at.path, at.rng, out);
         if heartbeat.is_closed && at.reception.closing.is_none() {
             at.reception.closing = Some(now.plus_nanos(CLOSING_WAIT_NS));
         }
         if let Some(remote) = self.remotes.get_mut(&header.source) {
             remote.clock = Some((heartbeat.clock_us, now));
-            remote.path = Path { grtt_ns: heartbeat.grtt.nanos(), group_size: heartbeat.group_size.count().max(1) };
+            remote.path = Path {
+                grtt_ns: heartbeat.grtt.nanos(),
+                group_size: heartbeat.group_size.count().max(1),
+            };
         }
         self.end_if_closed(now, header.source, out);
         self.recount();
@@ -191,10 +212,18 @@ impl Receiver {
         squelch: &Squelch,
         out: &mut Output,
     ) -> Result<(), Discard> {
-        let remote = self.remotes.get_mut(&header.source).filter(|remote| remote.session == header.session);
-        let Some(remote) = remote else { return Err(Discard::Stale) };
+        let remote = self
+            .remotes
+            .get_mut(&header.source)
+            .filter(|remote| remote.session == header.session);
+        let Some(remote) = remote else {
+            return Err(Discard::Stale);
+        };
         let (origin, path) = (remote.origin(header.source), remote.path);
-        let reception = remote.streams.get_mut(&squelch.stream).ok_or(Discard::NotOurs)?;
+        let reception = remote
+            .streams
+            .get_mut(&squelch.stream)
+            .ok_or(Discard::NotOurs)?;
         out.stats.squelches_received += 1;
         reception.give_up_before(squelch.trail);
         reception.advance(now, origin, path, &mut self.rng, out);
@@ -202,11 +231,22 @@ impl Receiver {
         Ok(())
     }
 
-    pub(super) fn handle_ask(&mut self, now: Timestamp, header: &Header, ask: &Ask<'_>) -> Result<(), Discard> {
-        let remote = self.remotes.get_mut(&header.source).filter(|remote| remote.session == header.session);
+    pub(super) fn handle_ask(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        ask: &Ask<'_>,
+    ) -> Result<(), Discard> {
+        let remote = self
+            .remotes
+            .get_mut(&header.source)
+            .filter(|remote| remote.session == header.session);
         let remote = remote.ok_or(Discard::Stale)?;
         let path = remote.path;
-        let reception = remote.streams.get_mut(&ask.stream).ok_or(Discard::NotOurs)?;
+        let reception = remote
+            .streams
+            .get_mut(&ask.stream)
+            .ok_or(Discard::NotOurs)?;
         reception.handle_ask(now, path, &mut self.rng);
         Ok(())
     }
@@ -222,9 +262,15 @@ impl Receiver {
         met: Met,
         out: &mut Output,
     ) -> Result<At<'_>, Discard> {
-        let subscription = *self.subscriptions.get(&stream.group()).ok_or(Discard::Unsubscribed)?;
+        let subscription = *self
+            .subscriptions
+            .get(&stream.group())
+            .ok_or(Discard::Unsubscribed)?;
         self.meet(now, header, from, out)?;
-        let remote = self.remotes.get_mut(&header.source).ok_or(Discard::Sources)?;
+        let remote = self
+            .remotes
+            .get_mut(&header.source)
+            .ok_or(Discard::Sources)?;
         let origin = remote.origin(header.source);
         let path = remote.path;
         if !remote.streams.contains_key(&stream) {
@@ -235,15 +281,31 @@ impl Receiver {
                 Some(next) => next,
                 None => met.start(now, subscription),
             };
-            remote.streams.insert(stream, Reception::new(stream, start, self.window_len));
+            remote
+                .streams
+                .insert(stream, Reception::new(stream, start, self.window_len));
         }
         let reception = remote.streams.get_mut(&stream).ok_or(Discard::Sources)?;
-        Ok(At { origin, path, reception, rng: &mut self.rng })
+        Ok(At {
+            origin,
+            path,
+            reception,
+            rng: &mut self.rng,
+        })
     }
 
     /// Makes sure that `header`'s source is followed in `header`'s session (R-ID-2).
-    fn meet(&mut self, now: Timestamp, header: &Header, from: SocketAddr, out: &mut Output) -> Result<(), Discard> {
-        let origin = Origin { source: header.source, session: header.session };
+    fn meet(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        from: SocketAddr,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let origin = Origin {
+            source: header.source,
+            session: header.session,
+        };
         if let Some(remote) = self.remotes.get_mut(&header.source) {
             if remote.ended.contains(&header.session) {
                 return Err(Discard::Stale);
@@ -254,7 +316,10 @@ impl Receiver {
                 }
                 remote.bury();
                 let ended = std::mem::take(&mut remote.ended);
-                *remote = Remote { ended, ..Remote::new(now, header.session, from) };
+                *remote = Remote {
+                    ended,
+                    ..Remote::new(now, header.session, from)
+                };
                 out.push(Event::SessionStarted { origin, from });
             } else if remote.state == State::Silent {
                 remote.state = State::Live;
@@ -265,11 +330,17 @@ impl Receiver {
             return Ok(());
         }
         if self.remotes.len() >= REMOTES_MAX {
-            let gone = self.remotes.iter().filter(|(_, remote)| remote.state != State::Live);
-            let oldest = gone.min_by_key(|(_, remote)| remote.heard).map(|(&source, _)| source);
+            let gone = self
+                .remotes
+                .iter()
+                .filter(|(_, remote)| remote.state != State::Live);
+            let oldest = gone
+                .min_by_key(|(_, remote)| remote.heard)
+                .map(|(&source, _)| source);
             self.remotes.remove(&oldest.ok_or(Discard::Sources)?);
         }
-        self.remotes.insert(header.source, Remote::new(now, header.session, from));
+        self.remotes
+            .insert(header.source, Remote::new(now, header.session, from));
         out.push(Event::SessionStarted { origin, from });
         Ok(())
     }
@@ -303,7 +374,9 @@ impl Receiver {
 
     /// Ends the session when every stream of it has closed and nothing is missing any more (R-END-2).
     fn end_if_closed(&mut self, now: Timestamp, source: SourceId, out: &mut Output) {
-        let Some(remote) = self.remotes.get_mut(&source) else { return };
+        let Some(remote) = self.remotes.get_mut(&source) else {
+            return;
+        };
         let is_over = |reception: &Reception| reception.closing.is_some() && !reception.has_gaps();
         if remote.state == State::Live && remote.streams.values().all(is_over) {
             remote.end(now, source, EndReason::Closed, &mut self.rng, out);
@@ -312,10 +385,17 @@ impl Receiver {
 
     /// When something is due.
     pub(super) fn poll_timeout(&self) -> Timestamp {
-        let live = self.remotes.values().filter(|remote| remote.state == State::Live);
+        let live = self
+            .remotes
+            .values()
+            .filter(|remote| remote.state == State::Live);
         live.fold(Timestamp::FAR_FUTURE, |due, remote| {
             let silent = remote.heard.plus_nanos(SILENCE_NS);
-            remote.streams.values().map(Reception::due).fold(due.min(silent), Timestamp::min)
+            remote
+                .streams
+                .values()
+                .map(Reception::due)
+                .fold(due.min(silent), Timestamp::min)
         })
     }
 
@@ -334,10 +414,17 @@ impl Receiver {
             let (session, path, echo) = (remote.session, remote.path, remote.echo(now));
             let to = Destination::Unicast(remote.from);
             for reception in remote.streams.values_mut() {
-                let about = About { source, session, stream: reception.stream, echo };
+                let about = About {
+                    source,
+                    session,
+                    stream: reception.stream,
+                    echo,
+                };
                 while batch.has_room() && reception.is_nack_due(now) {
                     let mut named = 0;
-                    batch.write(to, identity, |writer| named = writer.nack(&about, reception.gaps_due(now, path)));
+                    batch.write(to, identity, |writer| {
+                        named = writer.nack(&about, reception.gaps_due(now, path))
+                    });
                     reception.mark_asked(now, named, path, &mut self.rng);
                     out.stats.nacks_sent += u64::from(named > 0);
                 }
@@ -355,7 +442,12 @@ impl Receiver {
 
     /// Adds up anew what is held out of order, after anything that may have emptied a stream.
     fn recount(&mut self) {
-        self.bytes = self.remotes.values().flat_map(|remote| remote.streams.values()).map(Reception::bytes).sum();
+        self.bytes = self
+            .remotes
+            .values()
+            .flat_map(|remote| remote.streams.values())
+            .map(Reception::bytes)
+            .sum();
     }
 }
 
@@ -410,7 +502,10 @@ impl Remote {
     }
 
     const fn origin(&self, source: SourceId) -> Origin {
-        Origin { source, session: self.session }
+        Origin {
+            source,
+            session: self.session,
+        }
     }
 
     /// The last heartbeat's clock on its way back (R-GRTT-2).
@@ -422,7 +517,14 @@ impl Remote {
     }
 
     /// Ends the present life: what is missing is lost, what waited behind it is handed on, in order.
-    fn end(&mut self, now: Timestamp, source: SourceId, reason: EndReason, rng: &mut Rng, out: &mut Output) {
+    fn end(
+        &mut self,
+        now: Timestamp,
+        source: SourceId,
+        reason: EndReason,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) {
         let (origin, path) = (self.origin(source), self.path);
         for reception in self.streams.values_mut() {
             reception.give_up();

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::rng::Rng;
 use crate::time::Timestamp;
 use crate::wire::{Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, SeqNo, SeqRange, StreamId};
 
 use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
-use super::rng::Rng;
 use super::window::{Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
 
@@ -110,7 +110,9 @@ impl Reception {
 
     /// When a NACK or a report is due, or the closing is to be believed.
     pub(super) fn due(&self) -> Timestamp {
-        self.nack_due.min(self.report_due).min(self.closing.unwrap_or(Timestamp::FAR_FUTURE))
+        self.nack_due
+            .min(self.report_due)
+            .min(self.closing.unwrap_or(Timestamp::FAR_FUTURE))
     }
 
     /// Takes one segment in. What it lets go is handed on by [`Reception::advance`].
@@ -137,7 +139,13 @@ impl Reception {
     }
 
     /// Learns from a heartbeat that everything below `next` exists; whether that shows a gap.
-    pub(super) fn extend(&mut self, now: Timestamp, next: SeqNo, path: Path, rng: &mut Rng) -> bool {
+    pub(super) fn extend(
+        &mut self,
+        now: Timestamp,
+        next: SeqNo,
+        path: Path,
+        rng: &mut Rng,
+    ) -> bool {
         let due = now.plus_nanos(backoff::draw(self.backoff.nanos(), path.group_size, rng));
         let shows_gap = self.window.extend(next, due);
         if shows_gap {
@@ -164,13 +172,23 @@ impl Reception {
     }
 
     /// Hands on what has come in order, and what is lost.
-    pub(super) fn advance(&mut self, now: Timestamp, origin: Origin, path: Path, rng: &mut Rng, out: &mut Output) {
+    pub(super) fn advance(
+        &mut self,
+        now: Timestamp,
+        origin: Origin,
+        path: Path,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) {
         let before = self.through();
         while let Some(next) = self.window.pop() {
             match next {
                 Next::Segment(seq, segment) => self.take(seq, segment, origin, out),
                 Next::Lost(range) => {
-                    let first = self.assembly.take().map_or(range.first(), |open| open.first);
+                    let first = self
+                        .assembly
+                        .take()
+                        .map_or(range.first(), |open| open.first);
                     self.is_synced = true;
                     self.report_lost(first, range.end(), origin, out);
                 }
@@ -189,7 +207,13 @@ impl Reception {
         match segment.place {
             Place::Whole => {
                 self.abort(seq, origin, out);
-                self.deliver(SeqRange::one(seq), segment.payload, segment.is_repair, origin, out);
+                self.deliver(
+                    SeqRange::one(seq),
+                    segment.payload,
+                    segment.is_repair,
+                    origin,
+                    out,
+                );
             }
             Place::First { total } => {
                 self.abort(seq, origin, out);
@@ -200,7 +224,12 @@ impl Reception {
                 let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_FIRST));
                 bytes.extend_from_slice(&segment.payload);
                 self.is_synced = true;
-                self.assembly = Some(Assembly { first: seq, total, bytes, is_repaired: segment.is_repair });
+                self.assembly = Some(Assembly {
+                    first: seq,
+                    total,
+                    bytes,
+                    is_repaired: segment.is_repair,
+                });
             }
             Place::Middle | Place::Last => {
                 let Some(mut open) = self.assembly.take() else {
@@ -245,16 +274,36 @@ impl Reception {
         self.report_lost(first, last.plus(1), origin, out);
     }
 
-    fn deliver(&self, seqs: SeqRange, payload: Bytes, is_repaired: bool, origin: Origin, out: &mut Output) {
+    fn deliver(
+        &self,
+        seqs: SeqRange,
+        payload: Bytes,
+        is_repaired: bool,
+        origin: Origin,
+        out: &mut Output,
+    ) {
         out.stats.messages_delivered += 1;
-        out.deliver(Delivery { origin, stream: self.stream, seqs, payload, is_repaired });
+        out.deliver(Delivery {
+            origin,
+            stream: self.stream,
+            seqs,
+            payload,
+            is_repaired,
+        });
     }
 
     fn report_lost(&mut self, first: SeqNo, end: SeqNo, origin: Origin, out: &mut Output) {
-        let Some(range) = SeqRange::new(first, end) else { return };
+        let Some(range) = SeqRange::new(first, end) else {
+            return;
+        };
         out.lost(origin, self.stream, range);
-        let adjoining = self.lost.back_mut().filter(|last| last.end() == range.first());
-        match adjoining.and_then(|last| SeqRange::new(last.first(), range.end()).map(|merged| (last, merged))) {
+        let adjoining = self
+            .lost
+            .back_mut()
+            .filter(|last| last.end() == range.first());
+        match adjoining
+            .and_then(|last| SeqRange::new(last.first(), range.end()).map(|merged| (last, merged)))
+        {
             Some((last, merged)) => *last = merged,
             None => self.lost.push_back(range),
         }
@@ -268,16 +317,27 @@ impl Reception {
 
     /// The gaps to ask for now, lowest first, all in one round; each is moved on in its repair cycle by
     /// [`Reception::mark_asked`].
-    pub(super) fn gaps_due(&mut self, now: Timestamp, path: Path) -> impl Iterator<Item = SeqRange> {
+    pub(super) fn gaps_due(
+        &mut self,
+        now: Timestamp,
+        path: Path,
+    ) -> impl Iterator<Item = SeqRange> {
         // What would be due before a repair could come goes along: one datagram for all.
         let until = now.plus_nanos(path.grtt_ns / 2);
-        self.window.gaps_mut().filter(move |gap| gap.due <= until).map(|gap| gap.range)
+        self.window
+            .gaps_mut()
+            .filter(move |gap| gap.due <= until)
+            .map(|gap| gap.range)
     }
 
     /// Gives up the gaps that have been asked for often enough and whose last wait is over (R-NACK-5).
     pub(super) fn give_up_exhausted(&mut self, now: Timestamp) {
         if self.nack_due <= now {
-            for gap in self.window.gaps_mut().filter(|gap| gap.asks >= ROBUST_FACTOR && gap.due <= now) {
+            for gap in self
+                .window
+                .gaps_mut()
+                .filter(|gap| gap.asks >= ROBUST_FACTOR && gap.due <= now)
+            {
                 gap.is_lost = true;
             }
         }
@@ -290,7 +350,12 @@ impl Reception {
     /// The first `named` of the gaps due have been asked for.
     pub(super) fn mark_asked(&mut self, now: Timestamp, named: usize, path: Path, rng: &mut Rng) {
         let until = now.plus_nanos(path.grtt_ns / 2);
-        for gap in self.window.gaps_mut().filter(|gap| gap.due <= until).take(named) {
+        for gap in self
+            .window
+            .gaps_mut()
+            .filter(|gap| gap.due <= until)
+            .take(named)
+        {
             gap.asks = gap.asks.saturating_add(1);
             gap.due = now.plus_nanos(retry_ns(gap.asks, path.grtt_ns, rng));
         }
@@ -299,7 +364,10 @@ impl Reception {
 
     /// The source asks for a report.
     pub(super) fn handle_ask(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
-        let spread = rng.below(path.group_size.saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS));
+        let spread = rng.below(
+            path.group_size
+                .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS),
+        );
         self.report_due = self.report_due.min(now.plus_nanos(spread));
     }
 
@@ -318,7 +386,10 @@ impl Reception {
             return;
         }
         let gap = path.group_size.saturating_mul(REPORT_GAP_PER_RECEIVER_NS);
-        let spread = rng.below(path.group_size.saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS));
+        let spread = rng.below(
+            path.group_size
+                .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS),
+        );
         let earliest = match self.reported {
             Timestamp::ZERO => now,
             reported => reported.plus_nanos(gap.clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS)),
@@ -332,6 +403,8 @@ impl Reception {
 fn retry_ns(asks: u8, grtt_ns: u64, rng: &mut Rng) -> u64 {
     let base = (2 * grtt_ns).max(RETRY_MIN_NS);
     let doublings = u32::from(asks.saturating_sub(RETRIES_FLAT)).min(20);
-    let wait = base.saturating_mul(1 << doublings).min(RETRY_MAX_NS.max(base));
+    let wait = base
+        .saturating_mul(1 << doublings)
+        .min(RETRY_MAX_NS.max(base));
     wait * 3 / 4 + rng.below(wait / 2)
 }

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    DatagramWriter, GroupId, Heartbeat, Lane, MESSAGE_BYTES_MAX, Nack, QuantCount, QuantDuration, SeqRange, Squelch,
-    StreamId,
+    DatagramWriter, GroupId, Heartbeat, Lane, MESSAGE_BYTES_MAX, Nack, QuantCount, QuantDuration,
+    SeqRange, Squelch, StreamId,
 };
 
 use super::config::Config;
@@ -75,6 +75,26 @@ impl Sender {
         }
     }
 
+    /// Whether a message of `len` bytes would be accepted now.
+    pub(super) fn accepts(
+        &self,
+        stream: StreamId,
+        len: usize,
+        config: &Config,
+    ) -> Result<(), PublishError> {
+        if self.is_closed {
+            return Err(PublishError::Closed);
+        }
+        match self.publications.get(&stream) {
+            Some(publication) => publication
+                .accepts(len, config)
+                .map_err(|full| full.for_message(len)),
+            None if self.publications.len() >= STREAMS_MAX => Err(PublishError::TooManyStreams),
+            None if len > MESSAGE_BYTES_MAX => Err(PublishError::TooLarge { given: len }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn publish(
         &mut self,
         now: Timestamp,
@@ -83,20 +103,17 @@ impl Sender {
         config: &Config,
         stats: &mut Stats,
     ) -> Result<SeqRange, PublishError> {
-        if self.is_closed {
-            return Err(PublishError::Closed);
-        }
-        if self.publications.len() >= STREAMS_MAX && !self.publications.contains_key(&stream) {
-            return Err(PublishError::TooManyStreams);
-        }
-        let given = payload.len();
-        let publication = self.publications.entry(stream).or_insert_with(|| Publication::new(stream, now));
-        let (range, evicted) = publication.publish(payload, config).map_err(|full| match full {
-            Full::TooLarge => PublishError::TooLarge { given },
-            Full::Window => PublishError::WindowFull,
-        })?;
+        self.accepts(stream, payload.len(), config)?;
+        let len = payload.len();
+        let publication = self
+            .publications
+            .entry(stream)
+            .or_insert_with(|| Publication::new(stream, now));
+        let (range, evicted) = publication
+            .publish(payload, config)
+            .map_err(|full| full.for_message(len))?;
         stats.messages_published += 1;
-        stats.payload_bytes += given as u64;
+        stats.payload_bytes += len as u64;
         stats.evicted += evicted;
         Ok(range)
     }
@@ -141,7 +158,10 @@ impl Sender {
         stats: &mut Stats,
     ) -> Result<Option<Squelch>, Discard> {
         let hold_off_ns = self.hold_off_ns();
-        let publication = self.publications.get_mut(&nack.stream).ok_or(Discard::NotOurs)?;
+        let publication = self
+            .publications
+            .get_mut(&nack.stream)
+            .ok_or(Discard::NotOurs)?;
         stats.nacks_received += 1;
         let outcome = publication.handle_nack(now, from, nack.ranges(), hold_off_ns);
         stats.nacks_held_off += outcome.held_off;
@@ -152,7 +172,10 @@ impl Sender {
         if outcome.below_trail && self.repair.is_ready(now) {
             self.repair.spend(now, SQUELCH_BYTES);
             stats.squelches_sent += 1;
-            return Ok(Some(Squelch { stream: nack.stream, trail }));
+            return Ok(Some(Squelch {
+                stream: nack.stream,
+                trail,
+            }));
         }
         Ok(None)
     }
@@ -181,8 +204,14 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) {
-        while batch.has_room() && self.repair.is_ready(now) && self.write_repairs(now, identity, batch, stats) {}
-        while batch.has_room() && self.data.is_ready(now) && self.write_data(now, identity, batch, stats) {}
+        while batch.has_room()
+            && self.repair.is_ready(now)
+            && self.write_repairs(now, identity, batch, stats)
+        {}
+        while batch.has_room()
+            && self.data.is_ready(now)
+            && self.write_data(now, identity, batch, stats)
+        {}
         while batch.has_room() && self.write_heartbeats(now, identity, batch, stats) {}
     }
 
@@ -196,15 +225,23 @@ impl Sender {
     ) -> bool {
         let backoff = self.backoff;
         for lane in Lane::ALL {
-            for publication in self.publications.values_mut().filter(|p| p.stream.lane() == lane) {
-                let Some((_, to)) = publication.peek_repair() else { continue };
+            for publication in self
+                .publications
+                .values_mut()
+                .filter(|p| p.stream.lane() == lane)
+            {
+                let Some((_, to)) = publication.peek_repair() else {
+                    continue;
+                };
                 let mut repaired = 0;
                 let bytes = batch.write(to, identity, |writer| {
                     while let Some((seq, also_to)) = publication.peek_repair()
                         && also_to == to
                     {
                         let advert = publication.advert(now, backoff);
-                        let Some(segment) = publication.segment(seq) else { break };
+                        let Some(segment) = publication.segment(seq) else {
+                            break;
+                        };
                         if !writer.segment(publication.stream, seq, &advert, true, &segment) {
                             break;
                         }
@@ -232,12 +269,16 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let Some(group) = self.next_group() else { return false };
+        let Some(group) = self.next_group() else {
+            return false;
+        };
         let backoff = self.backoff;
         let publications = &mut self.publications;
         let bytes = batch.write(Destination::Group(group), identity, |writer| {
             for lane in Lane::ALL {
-                let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) else { continue };
+                let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) else {
+                    continue;
+                };
                 let advert = publication.advert(now, backoff);
                 while let Some((seq, segment)) = publication.peek_unsent() {
                     if !writer.segment(publication.stream, seq, &advert, false, &segment) {
@@ -255,7 +296,11 @@ impl Sender {
     /// The group to send to next: the most urgent lane that has something, groups in turn (R-LANE-1).
     fn next_group(&mut self) -> Option<GroupId> {
         for lane in Lane::ALL {
-            let waiting = || self.publications.values().filter(|p| p.stream.lane() == lane && p.has_unsent());
+            let waiting = || {
+                self.publications
+                    .values()
+                    .filter(|p| p.stream.lane() == lane && p.has_unsent())
+            };
             let count = waiting().count();
             if count > 0 {
                 let stream = waiting().nth(self.turn % count)?.stream;
@@ -274,35 +319,51 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let Some(first) = self.publications.values().find(|p| p.heartbeat_due() <= now) else { return false };
+        let Some(first) = self
+            .publications
+            .values()
+            .find(|p| p.heartbeat_due() <= now)
+        else {
+            return false;
+        };
         let group = first.stream.group();
-        let (grtt, group_size, backoff) =
-            (self.grtt.quantized(), QuantCount::at_least(self.group_size), self.backoff);
+        let (grtt, group_size, backoff) = (
+            self.grtt.quantized(),
+            QuantCount::at_least(self.group_size),
+            self.backoff,
+        );
         let publications = &mut self.publications;
-        let bytes = batch.write(Destination::Group(group), identity, |writer: &mut DatagramWriter<'_>| {
-            for lane in Lane::ALL {
-                let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) else { continue };
-                if publication.heartbeat_due() > now {
-                    continue;
+        let bytes = batch.write(
+            Destination::Group(group),
+            identity,
+            |writer: &mut DatagramWriter<'_>| {
+                for lane in Lane::ALL {
+                    let Some(publication) = publications.get_mut(&StreamId::new(group, lane))
+                    else {
+                        continue;
+                    };
+                    if publication.heartbeat_due() > now {
+                        continue;
+                    }
+                    let heartbeat = Heartbeat {
+                        stream: publication.stream,
+                        clock_us: now.as_wire_micros(),
+                        next: publication.unsent(),
+                        trail: publication.trail(),
+                        backoff,
+                        grtt,
+                        group_size,
+                        age: publication.age(now),
+                        is_closed: publication.is_closing(),
+                    };
+                    if !writer.heartbeat(&heartbeat) {
+                        return;
+                    }
+                    publication.mark_heartbeat(now);
+                    stats.heartbeats_sent += 1;
                 }
-                let heartbeat = Heartbeat {
-                    stream: publication.stream,
-                    clock_us: now.as_wire_micros(),
-                    next: publication.unsent(),
-                    trail: publication.trail(),
-                    backoff,
-                    grtt,
-                    group_size,
-                    age: publication.age(now),
-                    is_closed: publication.is_closing(),
-                };
-                if !writer.heartbeat(&heartbeat) {
-                    return;
-                }
-                publication.mark_heartbeat(now);
-                stats.heartbeats_sent += 1;
-            }
-        });
+            },
+        );
         bytes > 0
     }
 
@@ -312,5 +373,14 @@ impl Sender {
     }
 }
 
+impl Full {
+    const fn for_message(self, given: usize) -> PublishError {
+        match self {
+            Self::TooLarge => PublishError::TooLarge { given },
+            Self::Window => PublishError::WindowFull,
+        }
+    }
+}
+
 /// A squelch with its header: less than the smallest NACK that asks for it, so no answer is larger than its question.
-const SQUELCH_BYTES: usize = 48;
+const SQUELCH_BYTES: usize = 58;

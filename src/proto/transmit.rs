@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::wire::{DatagramWriter, GroupId, Header};
 
-use super::config::Config;
 use super::Stats;
+use super::config::Config;
 
 /// Where a datagram goes. The core does not know the groups' addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,12 +28,18 @@ impl TransmitBatch {
     /// An empty batch for at most `datagrams_max` datagrams at a time.
     pub fn new(datagrams_max: usize) -> Self {
         let datagrams_max = datagrams_max.max(1);
-        Self { bytes: Vec::new(), datagrams: Vec::with_capacity(datagrams_max), datagrams_max }
+        Self {
+            bytes: Vec::new(),
+            datagrams: Vec::with_capacity(datagrams_max),
+            datagrams_max,
+        }
     }
 
     /// The datagrams in it, oldest first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Destination, &[u8])> {
-        self.datagrams.iter().map(|(to, range)| (*to, &self.bytes[range.clone()]))
+        self.datagrams
+            .iter()
+            .map(|(to, range)| (*to, &self.bytes[range.clone()]))
     }
 
     /// How many datagrams it holds.
@@ -95,11 +101,18 @@ impl Identity {
             session: config.session,
             number: 0,
         };
-        Self { header, datagram_bytes: config.datagram_bytes.as_len() }
+        Self {
+            header,
+            datagram_bytes: config.datagram_bytes.as_len(),
+        }
     }
 
     /// Appends one datagram to `buf`; its size, or 0 when `fill` wrote nothing. Each number is used once (R-HDR-4).
-    pub(super) fn write(&mut self, buf: &mut Vec<u8>, fill: impl FnOnce(&mut DatagramWriter<'_>)) -> usize {
+    pub(super) fn write(
+        &mut self,
+        buf: &mut Vec<u8>,
+        fill: impl FnOnce(&mut DatagramWriter<'_>),
+    ) -> usize {
         let mut writer = DatagramWriter::new(buf, self.datagram_bytes, &self.header);
         fill(&mut writer);
         let bytes = writer.finish();

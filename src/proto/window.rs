@@ -70,7 +70,14 @@ pub(super) struct ReceiveWindow {
 
 impl ReceiveWindow {
     pub(super) fn new(start: SeqNo, len_max: u64) -> Self {
-        Self { next: start, end: start, len_max, stored: VecDeque::new(), gaps: VecDeque::new(), bytes: 0 }
+        Self {
+            next: start,
+            end: start,
+            len_max,
+            stored: VecDeque::new(),
+            gaps: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     pub(super) const fn contiguous(&self) -> SeqNo {
@@ -95,7 +102,9 @@ impl ReceiveWindow {
     /// for a later heartbeat.
     pub(super) fn extend(&mut self, end: SeqNo, due: Timestamp) -> bool {
         let end = end.min(self.next.plus(self.len_max));
-        let Some(range) = SeqRange::new(self.end, end) else { return false };
+        let Some(range) = SeqRange::new(self.end, end) else {
+            return false;
+        };
         if !self.push_gap(range, due) {
             return false;
         }
@@ -121,18 +130,30 @@ impl ReceiveWindow {
         self.end = seq.plus(1);
         self.bytes += segment.payload.len();
         self.stored.push_back((seq, segment));
-        if shows_gap { Inserted::KeptBehindGap } else { Inserted::Kept }
+        if shows_gap {
+            Inserted::KeptBehindGap
+        } else {
+            Inserted::Kept
+        }
     }
 
     /// What comes next in order, if it is here or given up.
     pub(super) fn pop(&mut self) -> Option<Next> {
-        if self.stored.front().is_some_and(|(seq, _)| *seq == self.next) {
+        if self
+            .stored
+            .front()
+            .is_some_and(|(seq, _)| *seq == self.next)
+        {
             let (seq, segment) = self.stored.pop_front()?;
             self.bytes -= segment.payload.len();
             self.next = seq.plus(1);
             return Some(Next::Segment(seq, segment));
         }
-        let lost = self.gaps.front().filter(|gap| gap.is_lost && gap.range.first() == self.next)?.range;
+        let lost = self
+            .gaps
+            .front()
+            .filter(|gap| gap.is_lost && gap.range.first() == self.next)?
+            .range;
         self.gaps.pop_front();
         self.next = lost.end();
         Some(Next::Lost(lost))
@@ -145,7 +166,12 @@ impl ReceiveWindow {
             let due = Timestamp::FAR_FUTURE;
             let known = SeqRange::new(self.end, trail);
             if let Some(range) = known {
-                self.gaps.push_back(Gap { range, due, asks: 0, is_lost: true });
+                self.gaps.push_back(Gap {
+                    range,
+                    due,
+                    asks: 0,
+                    is_lost: true,
+                });
                 self.end = trail;
             }
         }
@@ -178,7 +204,12 @@ impl ReceiveWindow {
 
     /// When the next gap is to be asked for.
     pub(super) fn next_due(&self) -> Timestamp {
-        let due = self.gaps.iter().filter(|gap| !gap.is_lost).map(|gap| gap.due).min();
+        let due = self
+            .gaps
+            .iter()
+            .filter(|gap| !gap.is_lost)
+            .map(|gap| gap.due)
+            .min();
         due.unwrap_or(Timestamp::FAR_FUTURE)
     }
 
@@ -195,13 +226,23 @@ impl ReceiveWindow {
         if self.gaps.len() >= GAPS_MAX {
             return false;
         }
-        self.gaps.push_back(Gap { range, due, asks: 0, is_lost: false });
+        self.gaps.push_back(Gap {
+            range,
+            due,
+            asks: 0,
+            is_lost: false,
+        });
         true
     }
 
     fn fill(&mut self, seq: SeqNo, segment: Stored) -> Inserted {
         let at = self.gaps.partition_point(|gap| gap.range.end() <= seq);
-        let Some(gap) = self.gaps.get(at).copied().filter(|gap| gap.range.contains(seq) && !gap.is_lost) else {
+        let Some(gap) = self
+            .gaps
+            .get(at)
+            .copied()
+            .filter(|gap| gap.range.contains(seq) && !gap.is_lost)
+        else {
             return Inserted::Duplicate;
         };
         let before = SeqRange::new(gap.range.first(), seq);
@@ -214,7 +255,13 @@ impl ReceiveWindow {
                     return Inserted::Full;
                 }
                 self.gaps[at].range = before;
-                self.gaps.insert(at + 1, Gap { range: after, ..gap });
+                self.gaps.insert(
+                    at + 1,
+                    Gap {
+                        range: after,
+                        ..gap
+                    },
+                );
             }
         }
         self.bytes += segment.payload.len();
@@ -233,7 +280,11 @@ mod tests {
     use super::*;
 
     fn segment() -> Stored {
-        Stored { place: Place::Whole, payload: Bytes::from_static(b"abc"), is_repair: false }
+        Stored {
+            place: Place::Whole,
+            payload: Bytes::from_static(b"abc"),
+            is_repair: false,
+        }
     }
 
     fn drain(window: &mut ReceiveWindow) -> (Vec<u64>, Vec<u64>) {
@@ -251,7 +302,10 @@ mod tests {
     fn hostile_numbers_are_beyond_the_window() {
         let mut window = ReceiveWindow::new(SeqNo(100), 1_024);
         for seq in [SeqNo::MAX.0, u64::MAX, u64::MAX - 101, 100 + 1_024] {
-            assert_eq!(window.insert(SeqNo(seq), segment(), Timestamp::ZERO), Inserted::Beyond);
+            assert_eq!(
+                window.insert(SeqNo(seq), segment(), Timestamp::ZERO),
+                Inserted::Beyond
+            );
         }
         assert!(window.extend(SeqNo::MAX, Timestamp::ZERO));
         assert_eq!(window.high_water(), SeqNo(1_124));
@@ -263,7 +317,9 @@ mod tests {
         let mut window = ReceiveWindow::new(SeqNo::ZERO, 1 << 20);
         let mut full = 0;
         for seq in 0..20_000 {
-            full += u64::from(window.insert(SeqNo(seq * 2 + 1), segment(), Timestamp::ZERO) == Inserted::Full);
+            full += u64::from(
+                window.insert(SeqNo(seq * 2 + 1), segment(), Timestamp::ZERO) == Inserted::Full,
+            );
         }
         assert_eq!(window.gaps.len(), GAPS_MAX);
         assert_eq!(full, 20_000 - GAPS_MAX as u64);
@@ -278,8 +334,17 @@ mod tests {
         window.insert(SeqNo(10), segment(), Timestamp::ZERO);
         window.give_up_before(SeqNo(4));
         assert_eq!(drain(&mut window), (vec![], vec![0, 1, 2, 3]));
-        assert_eq!(window.gaps_mut().map(|gap| gap.range.to_string()).collect::<Vec<_>>(), ["4..10"]);
-        assert_eq!(window.insert(SeqNo(2), segment(), Timestamp::ZERO), Inserted::Duplicate);
+        assert_eq!(
+            window
+                .gaps_mut()
+                .map(|gap| gap.range.to_string())
+                .collect::<Vec<_>>(),
+            ["4..10"]
+        );
+        assert_eq!(
+            window.insert(SeqNo(2), segment(), Timestamp::ZERO),
+            Inserted::Duplicate
+        );
         window.give_up_before(SeqNo(12));
         assert_eq!(drain(&mut window), (vec![10], vec![4, 5, 6, 7, 8, 9, 11]));
     }

@@ -174,7 +174,10 @@ impl SeqRange {
 
     /// The run of one number.
     pub const fn one(seq: SeqNo) -> Self {
-        Self { first: seq, end: seq.plus(1) }
+        Self {
+            first: seq,
+            end: seq.plus(1),
+        }
     }
 
     /// Its lowest number.
@@ -229,14 +232,19 @@ pub fn is_station_name(name: &str) -> bool {
 /// a zero byte. Not a defence against forged names: that is what grants are for.
 fn fnv1a(parts: &[&[u8]]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let bytes = parts.iter().flat_map(|part| part.iter().chain(std::iter::once(&0)));
+    let bytes = parts
+        .iter()
+        .flat_map(|part| part.iter().chain(std::iter::once(&0)));
     for &byte in bytes {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     hash
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the fold keeps the low half on purpose")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the fold keeps the low half on purpose"
+)]
 const fn fold32(hash: u64) -> u32 {
     (hash ^ (hash >> 32)) as u32
 }
@@ -249,7 +257,10 @@ mod tests {
     fn stream_id_holds_group_and_lane() {
         for lane in Lane::ALL {
             let stream = StreamId::new(GroupId::of("billing"), lane);
-            assert_eq!((stream.group(), stream.lane()), (GroupId::of("billing"), lane));
+            assert_eq!(
+                (stream.group(), stream.lane()),
+                (GroupId::of("billing"), lane)
+            );
             assert_eq!(StreamId::from_wire(stream.to_wire()), Some(stream));
         }
         assert_eq!(StreamId::from_wire(3), None);

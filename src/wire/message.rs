@@ -1,6 +1,9 @@
 //! The messages of a datagram, as views of its bytes.
 
-use super::{DecodeError, GroupId, QuantCount, QuantDuration, Reader, SeqNo, SeqRange, SessionId, SourceId, StreamId};
+use super::{
+    DecodeError, GroupId, QuantCount, QuantDuration, Reader, SeqNo, SeqRange, SessionId, SourceId,
+    StreamId,
+};
 
 /// Message types (R-MSG-2). A number is never reused.
 pub(super) mod kind {
@@ -95,14 +98,29 @@ impl<'a> Data<'a> {
         if reserved != 0 {
             return Err(DecodeError::Field("data reserved"));
         }
-        let trail = SeqNo(first.0.checked_sub(u64::from(trail_distance)).ok_or(DecodeError::Field("trail"))?);
+        let trail = SeqNo(
+            first
+                .0
+                .checked_sub(u64::from(trail_distance))
+                .ok_or(DecodeError::Field("trail"))?,
+        );
         let segments = reader.0;
         Segment::read(reader)?;
         while !reader.is_empty() {
             Segment::read(reader)?;
         }
-        let advert = Advert { trail, backoff, age };
-        Ok(Self { stream, first, advert, is_repair: flags & FLAG_REPAIR != 0, segments })
+        let advert = Advert {
+            trail,
+            backoff,
+            age,
+        };
+        Ok(Self {
+            stream,
+            first,
+            advert,
+            is_repair: flags & FLAG_REPAIR != 0,
+            segments,
+        })
     }
 }
 
@@ -142,11 +160,16 @@ impl<'a> Segment<'a> {
         let mut payload = Reader(reader.bytes(usize::from(len))?);
         let place = match (flags & SEGMENT_BEGIN != 0, flags & SEGMENT_END != 0) {
             (true, true) => Place::Whole,
-            (true, false) => Place::First { total: payload.u32()? },
+            (true, false) => Place::First {
+                total: payload.u32()?,
+            },
             (false, false) => Place::Middle,
             (false, true) => Place::Last,
         };
-        Ok(Self { place, payload: payload.0 })
+        Ok(Self {
+            place,
+            payload: payload.0,
+        })
     }
 }
 
@@ -186,7 +209,11 @@ impl Heartbeat {
             age: QuantDuration(reader.u8()?),
             is_closed: flags & FLAG_CLOSED != 0,
         };
-        if this.trail > this.next { Err(DecodeError::Field("trail")) } else { Ok(this) }
+        if this.trail > this.next {
+            Err(DecodeError::Field("trail"))
+        } else {
+            Ok(this)
+        }
     }
 }
 
@@ -248,8 +275,16 @@ impl NackBlock {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let this = Self { offset: reader.u32()?, run: reader.u16()?, mask: reader.u16()? };
-        if this.run == 0 { Err(DecodeError::Field("nack run")) } else { Ok(this) }
+        let this = Self {
+            offset: reader.u32()?,
+            run: reader.u16()?,
+            mask: reader.u16()?,
+        };
+        if this.run == 0 {
+            Err(DecodeError::Field("nack run"))
+        } else {
+            Ok(this)
+        }
     }
 }
 
@@ -263,7 +298,8 @@ impl<'a> Nack<'a> {
             let after = start.plus(u64::from(block.run));
             let run = SeqRange::new(start, after);
             let singles = (0..16).filter(move |bit| block.mask >> bit & 1 == 1);
-            run.into_iter().chain(singles.map(move |bit| SeqRange::one(after.plus(1 + bit))))
+            run.into_iter()
+                .chain(singles.map(move |bit| SeqRange::one(after.plus(1 + bit))))
         })
     }
 
@@ -283,7 +319,14 @@ impl<'a> Nack<'a> {
             }
             end = block.end();
             if reader.is_empty() {
-                return Ok(Self { source, session, stream, echo, base, blocks });
+                return Ok(Self {
+                    source,
+                    session,
+                    stream,
+                    echo,
+                    base,
+                    blocks,
+                });
             }
         }
     }
@@ -328,7 +371,8 @@ impl<'a> Report<'a> {
 
     fn read_range(reader: &mut Reader<'_>) -> Result<SeqRange, DecodeError> {
         let first = reader.seq()?;
-        SeqRange::new(first, first.plus(u64::from(reader.u32()?))).ok_or(DecodeError::Field("lost range"))
+        SeqRange::new(first, first.plus(u64::from(reader.u32()?)))
+            .ok_or(DecodeError::Field("lost range"))
     }
 
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -410,7 +454,11 @@ impl<'a> Presence<'a> {
         while !reader.is_empty() {
             reader.group()?;
         }
-        Ok(Self { name, is_leaving: flags & FLAG_LEAVING != 0, groups })
+        Ok(Self {
+            name,
+            is_leaving: flags & FLAG_LEAVING != 0,
+            groups,
+        })
     }
 }
 
@@ -465,13 +513,22 @@ impl<'a> RosterPart<'a> {
         while !reader.is_empty() {
             RosterEntry::read(reader)?;
         }
-        Ok(Self { token, group, is_last: flags & FLAG_LAST != 0, entries })
+        Ok(Self {
+            token,
+            group,
+            is_last: flags & FLAG_LAST != 0,
+            entries,
+        })
     }
 }
 
 impl<'a> RosterEntry<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Ok(Self { station: SourceId(reader.u64()?), silent_s: reader.u16()?, name: reader.name()? })
+        Ok(Self {
+            station: SourceId(reader.u64()?),
+            silent_s: reader.u16()?,
+            name: reader.name()?,
+        })
     }
 }
 
@@ -494,14 +551,24 @@ impl<'a> Message<'a> {
             kind::DATA => Self::Data(Data::read(&mut reader, flags)?),
             kind::HEARTBEAT => Self::Heartbeat(Heartbeat::read(&mut reader, flags)?),
             kind::NACK => Self::Nack(Nack::read(&mut reader)?),
-            kind::SQUELCH => Self::Squelch(Squelch { stream: reader.stream()?, trail: reader.seq()? }),
+            kind::SQUELCH => Self::Squelch(Squelch {
+                stream: reader.stream()?,
+                trail: reader.seq()?,
+            }),
             kind::REPORT => Self::Report(Report::read(&mut reader)?),
             kind::ASK => Self::Ask(Ask::read(&mut reader)?),
             kind::PRESENCE => Self::Presence(Presence::read(&mut reader, flags)?),
-            kind::ROLL_CALL => Self::RollCall(RollCall { group: reader.group()?, token: reader.u32()? }),
+            kind::ROLL_CALL => Self::RollCall(RollCall {
+                group: reader.group()?,
+                token: reader.u32()?,
+            }),
             _ => Self::Roster(RosterPart::read(&mut reader, flags)?),
         };
-        if reader.is_empty() { Ok(message) } else { Err(DecodeError::Field("message length")) }
+        if reader.is_empty() {
+            Ok(message)
+        } else {
+            Err(DecodeError::Field("message length"))
+        }
     }
 }
 

@@ -9,11 +9,12 @@ mod quant;
 mod writer;
 
 pub use ids::{
-    FloorId, GroupId, Lane, NAME_BYTES_MAX, SeqNo, SeqRange, SessionId, SourceId, StreamId, is_station_name,
+    FloorId, GroupId, Lane, NAME_BYTES_MAX, SeqNo, SeqRange, SessionId, SourceId, StreamId,
+    is_station_name,
 };
 pub use message::{
-    Advert, Ask, Data, Echo, Heartbeat, Message, Messages, Nack, Place, Presence, Report, RollCall, RosterEntry, RosterPart,
-    Segment, Squelch,
+    Advert, Ask, Data, Echo, Heartbeat, Message, Messages, Nack, Place, Presence, Report, RollCall,
+    RosterEntry, RosterPart, Segment, Squelch,
 };
 pub use quant::{QuantCount, QuantDuration};
 pub use writer::{About, DatagramWriter, SINGLE_DATA_OVERHEAD_BYTES};
@@ -121,13 +122,20 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
         return Err(DecodeError::Empty);
     }
     message::check(body)?;
-    Ok(Datagram { header, trailer, body })
+    Ok(Datagram {
+        header,
+        trailer,
+        body,
+    })
 }
 
 /// The trailer's last two bytes hold its length, themselves not counted (R-HDR-5).
 fn split_trailer(rest: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     let (rest, len) = rest.split_last_chunk::<2>().ok_or(DecodeError::Truncated)?;
-    let at = rest.len().checked_sub(usize::from(u16::from_be_bytes(*len))).ok_or(DecodeError::Truncated)?;
+    let at = rest
+        .len()
+        .checked_sub(usize::from(u16::from_be_bytes(*len)))
+        .ok_or(DecodeError::Truncated)?;
     Ok(rest.split_at(at))
 }
 
@@ -142,7 +150,10 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+        let (head, rest) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or(DecodeError::Truncated)?;
         self.0 = rest;
         Ok(*head)
     }
@@ -172,7 +183,11 @@ impl<'a> Reader<'a> {
     /// A sequence number within [`SeqNo::MAX`], so that later sums cannot overflow (R-SEQ-1).
     fn seq(&mut self) -> Result<SeqNo, DecodeError> {
         let seq = SeqNo(self.u64()?);
-        if seq <= SeqNo::MAX { Ok(seq) } else { Err(DecodeError::Field("sequence number")) }
+        if seq <= SeqNo::MAX {
+            Ok(seq)
+        } else {
+            Err(DecodeError::Field("sequence number"))
+        }
     }
 
     fn stream(&mut self) -> Result<StreamId, DecodeError> {
@@ -181,7 +196,11 @@ impl<'a> Reader<'a> {
 
     fn group(&mut self) -> Result<GroupId, DecodeError> {
         let bits = self.u32()?;
-        if bits >> 30 == 0 { Ok(GroupId(bits)) } else { Err(DecodeError::Field("group")) }
+        if bits >> 30 == 0 {
+            Ok(GroupId(bits))
+        } else {
+            Err(DecodeError::Field("group"))
+        }
     }
 
     fn name(&mut self) -> Result<&'a str, DecodeError> {

@@ -55,11 +55,16 @@ const fn value(code: u8) -> u64 {
 }
 
 fn ceil(x: u64) -> u8 {
-    (0..=u8::MAX).find(|&code| value(code) >= x).unwrap_or(u8::MAX)
+    (0..=u8::MAX)
+        .find(|&code| value(code) >= x)
+        .unwrap_or(u8::MAX)
 }
 
 fn floor(x: u64) -> u8 {
-    (0..=u8::MAX).rev().find(|&code| value(code) <= x).unwrap_or(0)
+    (0..=u8::MAX)
+        .rev()
+        .find(|&code| value(code) <= x)
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -68,7 +73,19 @@ mod tests {
 
     #[test]
     fn both_roundings_enclose_the_value_within_an_eighth_of_an_octave() {
-        for us in [1u64, 2, 9, 10, 99, 100, 123, 1_000, 7_777, 1_000_000, 3_000_000_000] {
+        for us in [
+            1u64,
+            2,
+            9,
+            10,
+            99,
+            100,
+            123,
+            1_000,
+            7_777,
+            1_000_000,
+            3_000_000_000,
+        ] {
             let exact = Duration::from_micros(us);
             let up = QuantDuration::at_least(exact).nanos();
             let down = QuantDuration::at_most(exact).nanos();

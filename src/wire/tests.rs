@@ -1,8 +1,13 @@
 use super::*;
 use proptest::prelude::*;
 
-const HEADER: Header =
-    Header { key: 0, floor: FloorId(0x0102_0304), source: SourceId(5), session: SessionId(6), number: 7 };
+const HEADER: Header = Header {
+    key: 0,
+    floor: FloorId(0x0102_0304),
+    source: SourceId(5),
+    session: SessionId(6),
+    number: 7,
+};
 
 fn stream() -> StreamId {
     StreamId::new(GroupId(0x77), Lane::Routine)
@@ -13,7 +18,10 @@ fn about() -> About {
         source: SourceId(9),
         session: SessionId(10),
         stream: stream(),
-        echo: Some(Echo { clock_us: 11, held_us: 12 }),
+        echo: Some(Echo {
+            clock_us: 11,
+            held_us: 12,
+        }),
     }
 }
 
@@ -44,20 +52,43 @@ fn datagram(limit: usize, write: impl FnOnce(&mut DatagramWriter<'_>)) -> Vec<u8
 /// One datagram with every message type in it.
 fn all_kinds() -> Vec<u8> {
     datagram(1_400, |w| {
-        let advert = Advert { trail: SeqNo(1), backoff: QuantDuration(8), age: QuantDuration(9) };
-        let begin = Segment { place: Place::First { total: 3 }, payload: b"ab" };
-        let end = Segment { place: Place::Last, payload: b"c" };
+        let advert = Advert {
+            trail: SeqNo(1),
+            backoff: QuantDuration(8),
+            age: QuantDuration(9),
+        };
+        let begin = Segment {
+            place: Place::First { total: 3 },
+            payload: b"ab",
+        };
+        let end = Segment {
+            place: Place::Last,
+            payload: b"c",
+        };
         assert!(w.segment(stream(), SeqNo(3), &advert, false, &begin));
         assert!(w.segment(stream(), SeqNo(4), &advert, false, &end));
         assert!(w.segment(stream(), SeqNo(1), &advert, true, &end));
         assert!(w.heartbeat(&heartbeat()));
-        assert_eq!(w.nack(&about(), [range(2, 3), range(4, 6), range(100, 70_000)]), 3);
-        assert!(w.squelch(&Squelch { stream: stream(), trail: SeqNo(8) }));
+        assert_eq!(
+            w.nack(&about(), [range(2, 3), range(4, 6), range(100, 70_000)]),
+            3
+        );
+        assert!(w.squelch(&Squelch {
+            stream: stream(),
+            trail: SeqNo(8)
+        }));
         assert!(w.report(&about(), SeqNo(1), SeqNo(9), [range(3, 4), range(6, 8)]));
         assert_eq!(w.ask(stream(), [SourceId(1), SourceId(2)]), Some(2));
         assert!(w.presence("ws-1", true, &[GroupId(1), GroupId(2)]));
-        assert!(w.roll_call(&RollCall { group: GroupId(1), token: 99 }));
-        let entry = RosterEntry { station: SourceId(4), silent_s: 5, name: "ws-2" };
+        assert!(w.roll_call(&RollCall {
+            group: GroupId(1),
+            token: 99
+        }));
+        let entry = RosterEntry {
+            station: SourceId(4),
+            silent_s: 5,
+            name: "ws-2",
+        };
         assert_eq!(w.roster(99, GroupId(1), [entry]), Some(1));
     })
 }
@@ -72,31 +103,69 @@ fn everything_written_is_read_back() {
     let datagram = decode(&bytes).unwrap();
     assert_eq!(datagram.header, HEADER);
     let messages: Vec<_> = datagram.messages().collect();
-    assert_eq!(messages.len(), 10, "two consecutive segments share a message");
-    let Message::Data(data) = messages[0] else { panic!() };
-    let segments: Vec<_> = data.segments().map(|(seq, s)| (seq.0, s.place, s.payload.len())).collect();
-    assert_eq!(segments, [(3, Place::First { total: 3 }, 2), (4, Place::Last, 1)]);
+    assert_eq!(
+        messages.len(),
+        10,
+        "two consecutive segments share a message"
+    );
+    let Message::Data(data) = messages[0] else {
+        panic!()
+    };
+    let segments: Vec<_> = data
+        .segments()
+        .map(|(seq, s)| (seq.0, s.place, s.payload.len()))
+        .collect();
+    assert_eq!(
+        segments,
+        [(3, Place::First { total: 3 }, 2), (4, Place::Last, 1)]
+    );
     assert_eq!((data.advert.trail, data.is_repair), (SeqNo(1), false));
     assert!(matches!(messages[1], Message::Data(data) if data.is_repair));
     assert!(matches!(messages[2], Message::Heartbeat(h) if h == heartbeat()));
-    let Message::Nack(nack) = messages[3] else { panic!() };
-    let asked: Vec<_> = nack.ranges().flat_map(SeqRange::iter).map(|seq| seq.0).collect();
-    assert_eq!(asked, [2, 4, 5].into_iter().chain(100..70_000).collect::<Vec<_>>());
-    let Message::Report(report) = messages[5] else { panic!() };
-    assert_eq!(report.lost().collect::<Vec<_>>(), [range(3, 4), range(6, 8)]);
+    let Message::Nack(nack) = messages[3] else {
+        panic!()
+    };
+    let asked: Vec<_> = nack
+        .ranges()
+        .flat_map(SeqRange::iter)
+        .map(|seq| seq.0)
+        .collect();
+    assert_eq!(
+        asked,
+        [2, 4, 5].into_iter().chain(100..70_000).collect::<Vec<_>>()
+    );
+    let Message::Report(report) = messages[5] else {
+        panic!()
+    };
+    assert_eq!(
+        report.lost().collect::<Vec<_>>(),
+        [range(3, 4), range(6, 8)]
+    );
     assert_eq!(report.echo, about().echo);
-    assert!(matches!(messages[6], Message::Ask(ask) if ask.concerns(SourceId(2)) && !ask.concerns(SourceId(3))));
-    assert!(matches!(messages[7], Message::Presence(p) if p.name == "ws-1" && p.is_leaving && p.groups().count() == 2));
-    assert!(matches!(messages[9], Message::Roster(r) if r.is_last && r.entries().next().unwrap().name == "ws-2"));
+    assert!(
+        matches!(messages[6], Message::Ask(ask) if ask.concerns(SourceId(2)) && !ask.concerns(SourceId(3)))
+    );
+    assert!(
+        matches!(messages[7], Message::Presence(p) if p.name == "ws-1" && p.is_leaving && p.groups().count() == 2)
+    );
+    assert!(
+        matches!(messages[9], Message::Roster(r) if r.is_last && r.entries().next().unwrap().name == "ws-2")
+    );
 }
 
 /// The layout itself: any change here is a change of the protocol's version.
 #[test]
 fn golden_vector() {
     let expected = include_str!("../../tests/vectors/all_kinds.hex");
-    let expected: String = expected.lines().map(|line| line.split('#').next().unwrap_or("")).collect();
+    let expected: String = expected
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or(""))
+        .collect();
     let expected: String = expected.split_whitespace().collect();
-    let actual: String = all_kinds().iter().map(|byte| format!("{byte:02x}")).collect();
+    let actual: String = all_kinds()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     assert_eq!(actual, expected);
 }
 
@@ -128,7 +197,10 @@ fn any_flipped_bit_is_damage() {
         let mut bad = bytes.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
         // A flip in the key id makes it another key's datagram: not ours to judge, and refused as such by the endpoint.
-        assert!(decode(&bad).map_or(true, |datagram| datagram.header.key != OPEN_LAB_KEY), "bit {bit}");
+        assert!(
+            decode(&bad).map_or(true, |datagram| datagram.header.key != OPEN_LAB_KEY),
+            "bit {bit}"
+        );
     }
 }
 
@@ -137,10 +209,21 @@ fn another_keys_trailer_is_kept_apart() {
     let mut bytes = datagram(1_400, |w| assert!(w.heartbeat(&heartbeat())));
     bytes[3] = 7;
     let datagram = decode(&bytes).unwrap();
-    assert_eq!((datagram.header.key, datagram.trailer.len(), datagram.messages().count()), (7, 8, 1));
+    assert_eq!(
+        (
+            datagram.header.key,
+            datagram.trailer.len(),
+            datagram.messages().count()
+        ),
+        (7, 8, 1)
+    );
     let last = bytes.len() - 1;
     bytes[last] = 0xff;
-    assert_eq!(decode(&bytes).unwrap_err(), DecodeError::Truncated, "the trailer is longer than the datagram");
+    assert_eq!(
+        decode(&bytes).unwrap_err(),
+        DecodeError::Truncated,
+        "the trailer is longer than the datagram"
+    );
 }
 
 #[test]
@@ -148,7 +231,10 @@ fn an_unknown_type_is_stepped_over() {
     let mut bytes = datagram(1_400, |w| assert!(w.heartbeat(&heartbeat())));
     bytes[HEADER_BYTES] = 200;
     seal(&mut bytes);
-    assert!(matches!(decode(&bytes).unwrap().messages().next(), Some(Message::Unknown(200))));
+    assert!(matches!(
+        decode(&bytes).unwrap().messages().next(),
+        Some(Message::Unknown(200))
+    ));
 }
 
 #[test]
@@ -162,10 +248,19 @@ fn forbidden_values_are_refused() {
     };
     assert_eq!(with(0, 2), Err(DecodeError::Version(2)));
     assert_eq!(with(1, 2), Err(DecodeError::Field("header flags")));
-    assert_eq!(with(HEADER_BYTES + 1, 2), Err(DecodeError::Field("message flags")));
+    assert_eq!(
+        with(HEADER_BYTES + 1, 2),
+        Err(DecodeError::Field("message flags"))
+    );
     assert_eq!(with(HEADER_BYTES + 7, 3), Err(DecodeError::Field("stream")));
-    assert_eq!(with(HEADER_BYTES + 12, 0xff), Err(DecodeError::Field("sequence number")));
-    assert_eq!(with(HEADER_BYTES + 27, 200), Err(DecodeError::Field("trail")));
+    assert_eq!(
+        with(HEADER_BYTES + 12, 0xff),
+        Err(DecodeError::Field("sequence number"))
+    );
+    assert_eq!(
+        with(HEADER_BYTES + 27, 200),
+        Err(DecodeError::Field("trail"))
+    );
     let mut empty = good[..HEADER_BYTES].to_vec();
     empty.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 8]);
     seal(&mut empty);
@@ -174,7 +269,9 @@ fn forbidden_values_are_refused() {
 
 #[test]
 fn a_nack_that_names_a_number_twice_is_refused() {
-    let bytes = datagram(1_400, |w| assert_eq!(w.nack(&about(), [range(0, 1), range(50, 51)]), 2));
+    let bytes = datagram(1_400, |w| {
+        assert_eq!(w.nack(&about(), [range(0, 1), range(50, 51)]), 2)
+    });
     let mut bad = bytes.clone();
     let second = bytes.len() - OPEN_TRAILER_BYTES - 8;
     bad[second..second + 4].copy_from_slice(&0u32.to_be_bytes());
@@ -188,19 +285,30 @@ fn what_does_not_fit_is_left_out_and_said() {
     let many = (0..10_000).map(|i| range(i * 40, i * 40 + 1));
     let mut named = 0;
     let bytes = datagram(1_400, |w| named = w.nack(&about(), many));
-    let Some(Message::Nack(nack)) = decode(&bytes).unwrap().messages().next() else { panic!() };
+    let Some(Message::Nack(nack)) = decode(&bytes).unwrap().messages().next() else {
+        panic!()
+    };
     assert_eq!(nack.ranges().count(), named);
     assert!((150..170).contains(&named), "{named}");
     assert!(bytes.len() > 1_380);
 
     let mut lost = None;
     let bytes = datagram(1_400, |w| {
-        w.report(&about(), SeqNo(0), SeqNo(400_000), (0..10_000).map(|i| range(i * 40, i * 40 + 1)));
+        w.report(
+            &about(),
+            SeqNo(0),
+            SeqNo(400_000),
+            (0..10_000).map(|i| range(i * 40, i * 40 + 1)),
+        );
     });
     if let Some(Message::Report(report)) = decode(&bytes).unwrap().messages().next() {
         lost = report.lost().last();
     }
-    assert_eq!(lost.unwrap().end(), SeqNo(9_999 * 40 + 1), "the last range covers the rest");
+    assert_eq!(
+        lost.unwrap().end(),
+        SeqNo(9_999 * 40 + 1),
+        "the last range covers the rest"
+    );
 }
 
 proptest! {
@@ -247,12 +355,17 @@ fn exercise(bytes: &[u8]) {
     for message in datagram.messages() {
         match message {
             Message::Data(data) => assert!(data.segments().count() > 0),
-            Message::Nack(nack) => assert!(nack.ranges().take(5_000).map(SeqRange::len).sum::<u64>() > 0),
+            Message::Nack(nack) => {
+                assert!(nack.ranges().take(5_000).map(SeqRange::len).sum::<u64>() > 0)
+            }
             Message::Report(report) => drop(report.lost().count()),
             Message::Ask(ask) => drop(ask.concerns(SourceId(1))),
             Message::Presence(presence) => drop(presence.groups().count()),
             Message::Roster(roster) => drop(roster.entries().count()),
-            Message::Heartbeat(_) | Message::Squelch(_) | Message::RollCall(_) | Message::Unknown(_) => (),
+            Message::Heartbeat(_)
+            | Message::Squelch(_)
+            | Message::RollCall(_)
+            | Message::Unknown(_) => (),
         }
     }
 }

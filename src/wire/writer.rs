@@ -1,17 +1,24 @@
 //! Writes datagrams. If it can be constructed it can be emitted; what does not fit is left for the next datagram.
 
-use super::message::{self, FLAG_CLOSED, FLAG_LAST, FLAG_LEAVING, FLAG_REPAIR, NackBlock, SEGMENT_BEGIN, SEGMENT_END, kind};
+use super::message::{
+    self, FLAG_CLOSED, FLAG_LAST, FLAG_LEAVING, FLAG_REPAIR, NackBlock, SEGMENT_BEGIN, SEGMENT_END,
+    kind,
+};
 use super::{
-    Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES, OPEN_TRAILER_BYTES, Place,
-    RollCall, RosterEntry, Segment, SeqNo, SeqRange, SessionId, SourceId, Squelch, StreamId, VERSION, checksum,
+    Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES,
+    OPEN_TRAILER_BYTES, Place, RollCall, RosterEntry, Segment, SeqNo, SeqRange, SessionId,
+    SourceId, Squelch, StreamId, VERSION, checksum,
 };
 
 const DATA_FIXED_BYTES: usize = 20;
 const SEGMENT_HEADER_BYTES: usize = 4;
 
 /// What a datagram with a single segment carries beside that segment's bytes (and the 4 bytes of a message's length).
-pub const SINGLE_DATA_OVERHEAD_BYTES: usize =
-    HEADER_BYTES + MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES + SEGMENT_HEADER_BYTES + OPEN_TRAILER_BYTES;
+pub const SINGLE_DATA_OVERHEAD_BYTES: usize = HEADER_BYTES
+    + MESSAGE_HEADER_BYTES
+    + DATA_FIXED_BYTES
+    + SEGMENT_HEADER_BYTES
+    + OPEN_TRAILER_BYTES;
 
 /// Which stream of which life of which source a NACK or a report speaks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +65,13 @@ impl<'a> DatagramWriter<'a> {
         buf.extend_from_slice(&header.source.0.to_be_bytes());
         buf.extend_from_slice(&header.session.0.to_be_bytes());
         buf.extend_from_slice(&header.number.to_be_bytes());
-        Self { buf, start, limit: limit - OPEN_TRAILER_BYTES, floor: header.floor, open: None }
+        Self {
+            buf,
+            start,
+            limit: limit - OPEN_TRAILER_BYTES,
+            floor: header.floor,
+            open: None,
+        }
     }
 
     /// Whether it holds no message yet.
@@ -92,9 +105,14 @@ impl<'a> DatagramWriter<'a> {
         is_repair: bool,
         segment: &Segment<'_>,
     ) -> bool {
-        let continues =
-            self.open.filter(|open| (open.stream, open.next, open.is_repair) == (stream, seq, is_repair));
-        let fixed = if continues.is_some() { 0 } else { MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES };
+        let continues = self
+            .open
+            .filter(|open| (open.stream, open.next, open.is_repair) == (stream, seq, is_repair));
+        let fixed = if continues.is_some() {
+            0
+        } else {
+            MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES
+        };
         let (flags, total) = match segment.place {
             Place::Whole => (SEGMENT_BEGIN | SEGMENT_END, None),
             Place::First { total } => (SEGMENT_BEGIN, Some(total)),
@@ -110,8 +128,14 @@ impl<'a> DatagramWriter<'a> {
             self.u32(stream.to_wire());
             self.u32(u32::try_from(seq.since(advert.trail)).unwrap_or(u32::MAX));
             self.u64(seq.0);
-            self.buf.extend_from_slice(&[advert.backoff.0, advert.age.0, 0, 0]);
-            OpenData { stream, next: seq, is_repair, len_at }
+            self.buf
+                .extend_from_slice(&[advert.backoff.0, advert.age.0, 0, 0]);
+            OpenData {
+                stream,
+                next: seq,
+                is_repair,
+                len_at,
+            }
         });
         self.u16(u16::try_from(len).expect("a segment fits in a datagram"));
         self.buf.extend_from_slice(&[flags, 0]);
@@ -120,20 +144,33 @@ impl<'a> DatagramWriter<'a> {
         }
         self.buf.extend_from_slice(segment.payload);
         self.end(open.len_at);
-        self.open = Some(OpenData { next: seq.plus(1), ..open });
+        self.open = Some(OpenData {
+            next: seq.plus(1),
+            ..open
+        });
         true
     }
 
     /// Adds a heartbeat.
     pub fn heartbeat(&mut self, heartbeat: &Heartbeat) -> bool {
-        self.fixed(28, kind::HEARTBEAT, if heartbeat.is_closed { FLAG_CLOSED } else { 0 }, |this| {
-            this.u32(heartbeat.stream.to_wire());
-            this.u32(heartbeat.clock_us);
-            this.u64(heartbeat.next.0);
-            this.u64(heartbeat.trail.0);
-            let bytes = [heartbeat.backoff.0, heartbeat.grtt.0, heartbeat.group_size.0, heartbeat.age.0];
-            this.buf.extend_from_slice(&bytes);
-        })
+        self.fixed(
+            28,
+            kind::HEARTBEAT,
+            if heartbeat.is_closed { FLAG_CLOSED } else { 0 },
+            |this| {
+                this.u32(heartbeat.stream.to_wire());
+                this.u32(heartbeat.clock_us);
+                this.u64(heartbeat.next.0);
+                this.u64(heartbeat.trail.0);
+                let bytes = [
+                    heartbeat.backoff.0,
+                    heartbeat.grtt.0,
+                    heartbeat.group_size.0,
+                    heartbeat.age.0,
+                ];
+                this.buf.extend_from_slice(&bytes);
+            },
+        )
     }
 
     /// Adds a squelch.
@@ -155,7 +192,9 @@ impl<'a> DatagramWriter<'a> {
     /// Adds a NACK of `gaps`, which ascend and lie apart; returns how many of them it names whole. None: no room at all.
     pub fn nack(&mut self, about: &About, gaps: impl IntoIterator<Item = SeqRange>) -> usize {
         let mut gaps = gaps.into_iter().peekable();
-        let Some(base) = gaps.peek().map(|gap| gap.first()) else { return 0 };
+        let Some(base) = gaps.peek().map(|gap| gap.first()) else {
+            return 0;
+        };
         if !self.fits(MESSAGE_HEADER_BYTES + 36 + NackBlock::BYTES) {
             return 0;
         }
@@ -222,7 +261,11 @@ impl<'a> DatagramWriter<'a> {
 
     /// Adds a request for reports to `stations` (to every one, when there are none); returns how many it names, or
     /// `None` when there is no room.
-    pub fn ask(&mut self, stream: StreamId, stations: impl IntoIterator<Item = SourceId>) -> Option<usize> {
+    pub fn ask(
+        &mut self,
+        stream: StreamId,
+        stations: impl IntoIterator<Item = SourceId>,
+    ) -> Option<usize> {
         if !self.fits(MESSAGE_HEADER_BYTES + 12) {
             return None;
         }
@@ -246,12 +289,17 @@ impl<'a> DatagramWriter<'a> {
     /// When `name` is not a station name: names are checked where they enter.
     pub fn presence(&mut self, name: &str, is_leaving: bool, groups: &[GroupId]) -> bool {
         let body = 1 + name.len() + 4 * groups.len();
-        self.fixed(body, kind::PRESENCE, if is_leaving { FLAG_LEAVING } else { 0 }, |this| {
-            this.name(name);
-            for group in groups {
-                this.u32(group.0);
-            }
-        })
+        self.fixed(
+            body,
+            kind::PRESENCE,
+            if is_leaving { FLAG_LEAVING } else { 0 },
+            |this| {
+                this.name(name);
+                for group in groups {
+                    this.u32(group.0);
+                }
+            },
+        )
     }
 
     /// Adds an answer to a roll call; returns how many `entries` it holds, or `None` when there is no room. `is_last`
@@ -288,7 +336,11 @@ impl<'a> DatagramWriter<'a> {
         self.u64(about.session.0);
         self.u32(about.stream.to_wire());
         self.u32(about.echo.map_or(0, |echo| echo.clock_us));
-        self.u32(about.echo.map_or(Echo::NONE, |echo| echo.held_us.min(Echo::NONE - 1)));
+        self.u32(
+            about
+                .echo
+                .map_or(Echo::NONE, |echo| echo.held_us.min(Echo::NONE - 1)),
+        );
     }
 
     fn block(&mut self, block: NackBlock) {
@@ -303,7 +355,8 @@ impl<'a> DatagramWriter<'a> {
     }
 
     fn name(&mut self, name: &str) {
-        self.buf.push(u8::try_from(name.len()).expect("station names are at most 64 bytes"));
+        self.buf
+            .push(u8::try_from(name.len()).expect("station names are at most 64 bytes"));
         self.buf.extend_from_slice(name.as_bytes());
     }
 
@@ -362,22 +415,32 @@ impl BlockPacker {
         }
         let mut rest = Some(gap);
         while let Some(range) = rest {
-            let Ok(offset) = u32::try_from(range.first().since(self.base)) else { return false };
+            let Ok(offset) = u32::try_from(range.first().since(self.base)) else {
+                return false;
+            };
             if let Some(full) = self.open
                 && !write(full)
             {
                 return false;
             }
             let run = u16::try_from(range.len()).unwrap_or(u16::MAX);
-            self.open = Some(NackBlock { offset, run, mask: 0 });
+            self.open = Some(NackBlock {
+                offset,
+                run,
+                mask: 0,
+            });
             rest = SeqRange::new(range.first().plus(u64::from(run)), range.end());
         }
         true
     }
 
     fn set_bits(&mut self, gap: SeqRange) -> bool {
-        let Some(block) = &mut self.open else { return false };
-        let bits_from = self.base.plus(u64::from(block.offset) + u64::from(block.run) + 1);
+        let Some(block) = &mut self.open else {
+            return false;
+        };
+        let bits_from = self
+            .base
+            .plus(u64::from(block.offset) + u64::from(block.run) + 1);
         if gap.first() < bits_from || gap.end() > bits_from.plus(16) {
             return false;
         }

@@ -1,4 +1,4 @@
-//! The only randomness in the core: a generator with a seed from outside.
+//! The only chance in the core: a generator with a seed from outside.
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng};

@@ -1,0 +1,378 @@
+//! Who has what: a source's book of the reports that came back for the notices it sent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::time::Timestamp;
+use crate::wire::{SeqNo, SeqRange, SourceId, StreamId};
+
+use super::NoticeId;
+
+/// First request for missing reports: four times what reports need by themselves on a small floor (R-REP-4).
+const ASK_FIRST_NS: u64 = 20_000_000;
+/// The same for each station that is expected.
+const ASK_PER_STATION_NS: u64 = 200_000;
+/// Longest time between two requests.
+const ASK_MAX_NS: u64 = 500_000_000;
+/// Notices kept in the book; the oldest leave first. Two hours at ten a second.
+const NOTICES_MAX: usize = 72_000;
+/// Stations kept in the book: as many as a roster remembers.
+const STATIONS_MAX: usize = 20_000;
+
+/// What one station said it has of one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Marks {
+    joined: SeqNo,
+    through: SeqNo,
+    lost: Vec<SeqRange>,
+}
+
+/// A notice that was sent, and where in which streams it lies.
+#[derive(Clone, Debug)]
+struct Sent {
+    id: NoticeId,
+    parts: Vec<(StreamId, SeqRange)>,
+}
+
+/// How many of those expected have a notice, and who has not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Which notice.
+    pub id: NoticeId,
+    /// How many were expected to receive it.
+    pub expected: usize,
+    /// Who of them has not reported it.
+    pub missing: Vec<SourceId>,
+}
+
+/// A source's book of reports. A report counts as *received*: delivered to the workstation's program, not read by anyone.
+#[derive(Debug)]
+pub struct Receipts {
+    marks: BTreeMap<SourceId, BTreeMap<StreamId, Marks>>,
+    sent: VecDeque<Sent>,
+    ask_due: Timestamp,
+    ask_gap_ns: u64,
+    reported: Timestamp,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self {
+            marks: BTreeMap::new(),
+            sent: VecDeque::new(),
+            ask_due: Timestamp::FAR_FUTURE,
+            ask_gap_ns: ASK_FIRST_NS,
+            reported: Timestamp::ZERO,
+        }
+    }
+}
+
+impl Receipts {
+    /// A notice was published as these parts; `expected` is how many stations are thought to listen.
+    pub fn sent(
+        &mut self,
+        now: Timestamp,
+        id: NoticeId,
+        parts: Vec<(StreamId, SeqRange)>,
+        expected: usize,
+    ) {
+        if self.sent.len() >= NOTICES_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(Sent { id, parts });
+        self.ask_gap_ns = ASK_FIRST_NS + ASK_PER_STATION_NS * expected as u64;
+        self.ask_due = now.plus_nanos(self.ask_gap_ns);
+    }
+
+    /// A station reported.
+    pub fn reported(
+        &mut self,
+        now: Timestamp,
+        station: SourceId,
+        stream: StreamId,
+        joined: SeqNo,
+        through: SeqNo,
+        lost: Vec<SeqRange>,
+    ) {
+        if self.marks.len() >= STATIONS_MAX && !self.marks.contains_key(&station) {
+            return;
+        }
+        self.reported = now;
+        let marks = Marks {
+            joined,
+            through,
+            lost,
+        };
+        let streams = self.marks.entry(station).or_default();
+        match streams.get_mut(&stream) {
+            // Reports may overtake each other; a station that has started anew joins later and may have less.
+            Some(known) if known.joined == marks.joined && known.through > marks.through => {}
+            Some(known) => *known = marks,
+            None => drop(streams.insert(stream, marks)),
+        }
+    }
+
+    /// When the last report came.
+    pub const fn last_reported(&self) -> Timestamp {
+        self.reported
+    }
+
+    /// How far every station of `stations` has come in `stream`: the lowest contiguous mark, zero for one that has not
+    /// reported.
+    pub fn slowest(
+        &self,
+        stream: StreamId,
+        stations: impl IntoIterator<Item = SourceId>,
+    ) -> Option<SeqNo> {
+        let mark = |station| {
+            let marks: Option<&Marks> = self
+                .marks
+                .get(&station)
+                .and_then(|streams| streams.get(&stream));
+            marks.map_or(SeqNo::ZERO, |marks| marks.through)
+        };
+        stations.into_iter().map(mark).min()
+    }
+
+    /// The tally of the `index`-th notice sent, among `expected`: the stations of each stream's group.
+    pub fn tally(
+        &self,
+        index: usize,
+        expected: &BTreeMap<SourceId, BTreeSet<StreamId>>,
+    ) -> Option<Tally> {
+        let sent = self.sent.get(index)?;
+        let concerned = expected.iter().filter(|(_, streams)| {
+            sent.parts
+                .iter()
+                .any(|(stream, _)| streams.contains(stream))
+        });
+        let mut tally = Tally {
+            id: sent.id,
+            expected: 0,
+            missing: Vec::new(),
+        };
+        for (&station, _) in concerned {
+            tally.expected += 1;
+            if !self.has(station, sent) {
+                tally.missing.push(station);
+            }
+        }
+        Some(tally)
+    }
+
+    /// Whether every one of `expected` has the `index`-th notice.
+    pub fn is_complete(
+        &self,
+        index: usize,
+        expected: &BTreeMap<SourceId, BTreeSet<StreamId>>,
+    ) -> bool {
+        let Some(sent) = self.sent.get(index) else {
+            return false;
+        };
+        let concerned = |streams: &BTreeSet<StreamId>| {
+            sent.parts
+                .iter()
+                .any(|(stream, _)| streams.contains(stream))
+        };
+        expected
+            .iter()
+            .all(|(&station, streams)| !concerned(streams) || self.has(station, sent))
+    }
+
+    /// How many notices are in the book.
+    pub fn len(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Whether no notice is in the book.
+    pub fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// When missing reports are to be asked for.
+    pub const fn poll_timeout(&self) -> Timestamp {
+        self.ask_due
+    }
+
+    /// For each stream whom to ask now (R-REP-4); nothing when it is not yet time, or when all have reported.
+    pub fn poll_ask(
+        &mut self,
+        now: Timestamp,
+        expected: &BTreeMap<SourceId, BTreeSet<StreamId>>,
+    ) -> Vec<(StreamId, Vec<SourceId>)> {
+        if now < self.ask_due {
+            return Vec::new();
+        }
+        let mut asked = BTreeMap::<StreamId, Vec<SourceId>>::new();
+        for (stream, end) in self.ends() {
+            let behind = expected.iter().filter(|(station, streams)| {
+                let marks = self.marks.get(station).and_then(|of| of.get(&stream));
+                streams.contains(&stream) && marks.is_none_or(|marks| marks.through < end)
+            });
+            let behind: Vec<_> = behind.map(|(&station, _)| station).collect();
+            if !behind.is_empty() {
+                asked.insert(stream, behind);
+            }
+        }
+        self.ask_gap_ns = (self.ask_gap_ns * 2).min(ASK_MAX_NS);
+        self.ask_due = now.plus_nanos(self.ask_gap_ns);
+        asked.into_iter().collect()
+    }
+
+    /// One after the last number of each stream that a notice was sent on.
+    fn ends(&self) -> BTreeMap<StreamId, SeqNo> {
+        let mut ends = BTreeMap::new();
+        // Numbers ascend with the notices, so the last of each stream is the highest.
+        for (stream, range) in self.sent.iter().flat_map(|sent| &sent.parts) {
+            ends.insert(*stream, range.end());
+        }
+        ends
+    }
+
+    fn has(&self, station: SourceId, sent: &Sent) -> bool {
+        let Some(streams) = self.marks.get(&station) else {
+            return false;
+        };
+        sent.parts.iter().any(|(stream, range)| {
+            streams.get(stream).is_some_and(|marks| {
+                marks.joined <= range.first()
+                    && range.end() <= marks.through
+                    && marks
+                        .lost
+                        .iter()
+                        .all(|lost| lost.intersect(*range).is_none())
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{GroupId, Lane};
+
+    fn stream(group: u32) -> StreamId {
+        StreamId::new(GroupId(group), Lane::Routine)
+    }
+
+    fn range(first: u64, end: u64) -> SeqRange {
+        SeqRange::new(SeqNo(first), SeqNo(end)).unwrap()
+    }
+
+    fn expected(members: &[(u64, &[u32])]) -> BTreeMap<SourceId, BTreeSet<StreamId>> {
+        members
+            .iter()
+            .map(|(id, groups)| {
+                (
+                    SourceId(*id),
+                    groups.iter().map(|&group| stream(group)).collect(),
+                )
+            })
+            .collect()
+    }
+
+    fn report(
+        book: &mut Receipts,
+        station: u64,
+        group: u32,
+        joined: u64,
+        through: u64,
+        lost: &[SeqRange],
+    ) {
+        let marks = (SeqNo(joined), SeqNo(through));
+        book.reported(
+            Timestamp::ZERO,
+            SourceId(station),
+            stream(group),
+            marks.0,
+            marks.1,
+            lost.to_vec(),
+        );
+    }
+
+    #[test]
+    fn only_what_was_received_counts() {
+        let mut book = Receipts::default();
+        book.sent(
+            Timestamp::ZERO,
+            NoticeId(1),
+            vec![(stream(1), range(0, 1))],
+            4,
+        );
+        book.sent(
+            Timestamp::ZERO,
+            NoticeId(2),
+            vec![(stream(1), range(1, 4))],
+            4,
+        );
+        let all = expected(&[(1, &[1]), (2, &[1]), (3, &[1]), (4, &[1])]);
+        report(&mut book, 1, 1, 0, 4, &[]);
+        report(&mut book, 2, 1, 0, 4, &[range(2, 3)]);
+        report(&mut book, 3, 1, 1, 4, &[]);
+        let missing = |book: &Receipts, index| book.tally(index, &all).unwrap().missing;
+        assert_eq!(
+            missing(&book, 0),
+            [SourceId(3), SourceId(4)],
+            "one joined later, one is silent"
+        );
+        assert_eq!(
+            missing(&book, 1),
+            [SourceId(2), SourceId(4)],
+            "one lost a part of it"
+        );
+        report(&mut book, 1, 1, 0, 2, &[]);
+        assert_eq!(
+            missing(&book, 1),
+            [SourceId(2), SourceId(4)],
+            "an older report takes nothing back"
+        );
+        report(&mut book, 4, 1, 0, 4, &[]);
+        assert!(
+            !book.is_complete(0, &all) && book.is_complete(0, &expected(&[(1, &[1]), (4, &[1])]))
+        );
+        assert_eq!(book.tally(2, &all), None);
+    }
+
+    #[test]
+    fn one_of_several_groups_is_enough() {
+        let mut book = Receipts::default();
+        book.sent(
+            Timestamp::ZERO,
+            NoticeId(1),
+            vec![(stream(1), range(0, 1)), (stream(2), range(0, 1))],
+            3,
+        );
+        let all = expected(&[(1, &[1, 2]), (2, &[2]), (3, &[3])]);
+        report(&mut book, 1, 2, 0, 1, &[]);
+        let tally = book.tally(0, &all).unwrap();
+        assert_eq!(
+            (tally.expected, tally.missing),
+            (2, vec![SourceId(2)]),
+            "the third is not concerned"
+        );
+    }
+
+    #[test]
+    fn the_missing_are_asked_again_and_again_ever_more_slowly() {
+        let mut book = Receipts::default();
+        book.sent(
+            Timestamp::ZERO,
+            NoticeId(1),
+            vec![(stream(1), range(0, 2))],
+            2,
+        );
+        let all = expected(&[(1, &[1]), (2, &[1])]);
+        report(&mut book, 1, 1, 0, 2, &[]);
+        report(&mut book, 2, 1, 0, 1, &[]);
+        let mut gaps = Vec::new();
+        let mut now = Timestamp::ZERO;
+        assert!(book.poll_ask(now, &all).is_empty(), "not yet");
+        for _ in 0..8 {
+            gaps.push(book.poll_timeout().nanos_since(now) / 1_000_000);
+            now = book.poll_timeout();
+            assert_eq!(book.poll_ask(now, &all), [(stream(1), vec![SourceId(2)])]);
+        }
+        assert_eq!(gaps, [20, 40, 81, 163, 326, 500, 500, 500]);
+        report(&mut book, 2, 1, 0, 2, &[]);
+        assert!(book.poll_ask(book.poll_timeout(), &all).is_empty());
+    }
+}

@@ -1,0 +1,531 @@
+//! One program's whole brain, without a body: the protocol's endpoint, the roster, the receipts and the inbox in one.
+//!
+//! `runtime` gives it sockets and a clock, `sim` a virtual network. It is driven like [`Endpoint`] and keeps the same
+//! rules: after each command or input, drain transmit, then events, then read the timeout.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::notice::{
+    Inbox, Notice, NoticeError, NoticeId, Outgoing, Receipts, Received, Roster, RosterConfig, Tally,
+};
+use crate::proto::{
+    Config, Delivery, Destination, Discard, EndReason, Endpoint, Event, Join, Origin, PublishError,
+    Stats, TransmitBatch,
+};
+use crate::time::Timestamp;
+use crate::wire::{self, GroupId, Lane, SeqNo, SeqRange, SourceId, StreamId};
+
+/// Stations named in one request for reports; when more are missing, all are asked.
+const ASKED_BY_NAME_MAX: usize = 128;
+
+/// What a station is told before it starts.
+#[derive(Clone, Debug)]
+pub struct StationConfig {
+    /// Its end of the protocol.
+    pub endpoint: Config,
+    /// Its name on the floor.
+    pub name: String,
+    /// Whether it is a workstation: it announces itself and is expected to have what is sent to its groups.
+    pub is_workstation: bool,
+    /// The groups it listens to.
+    pub groups: Vec<GroupId>,
+    /// Where it begins in sessions that were there before it.
+    pub join: Join,
+    /// How long a silent workstation stays expected.
+    pub remember: Duration,
+    /// Workstations that are expected whether they have been heard or not, by group.
+    pub listed: BTreeMap<GroupId, Vec<String>>,
+}
+
+/// What happened at a station, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StationEvent {
+    /// A source is heard for the first time in this life, or again after a silence.
+    SessionStarted {
+        /// Whose.
+        origin: Origin,
+        /// Where it sends from.
+        from: SocketAddr,
+    },
+    /// Nothing more comes of this life.
+    SessionEnded {
+        /// Whose.
+        origin: Origin,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A notice, in its turn.
+    Notice {
+        /// Where it lay.
+        at: Placed,
+        /// What it says.
+        notice: Notice,
+        /// It came too late to be shown.
+        is_expired: bool,
+    },
+    /// A notice that was here before, through another of its groups.
+    Again {
+        /// Where it lay.
+        at: Placed,
+        /// Which.
+        id: NoticeId,
+    },
+    /// A message that is no notice.
+    Unreadable {
+        /// Where it lay.
+        at: Placed,
+        /// What is wrong with it.
+        error: NoticeError,
+    },
+    /// Numbers that will not come.
+    Lost {
+        /// Whose.
+        origin: Origin,
+        /// On which stream.
+        stream: StreamId,
+        /// Which.
+        seqs: SeqRange,
+    },
+    /// A workstation reported what it has.
+    Reported {
+        /// Which.
+        station: SourceId,
+    },
+    /// Another program uses this one's name on the floor.
+    NameConflict {
+        /// Where it sends from.
+        from: SocketAddr,
+    },
+}
+
+/// Where a message lay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Who published it.
+    pub origin: Origin,
+    /// On which stream.
+    pub stream: StreamId,
+    /// The numbers of its segments.
+    pub seqs: SeqRange,
+    /// Whether any part of it came as a repair.
+    pub is_repaired: bool,
+}
+
+/// Why a notice was not sent. Nothing of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BroadcastError {
+    /// It cannot be written.
+    #[error("the notice cannot be sent: {0}")]
+    Notice(#[from] NoticeError),
+    /// It cannot be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// One program's whole brain.
+#[derive(Debug)]
+pub struct Station {
+    name: String,
+    endpoint: Endpoint,
+    roster: Roster,
+    receipts: Receipts,
+    inbox: Inbox,
+    listed: BTreeMap<GroupId, Vec<(SourceId, String)>>,
+    published: BTreeSet<StreamId>,
+    expected: Expected,
+    events: VecDeque<Event>,
+    outgoing: Vec<Outgoing>,
+}
+
+/// Who is expected to have what was published, as of one version of the roster.
+#[derive(Debug, Default)]
+struct Expected {
+    version: Option<(u64, usize)>,
+    stations: BTreeMap<SourceId, BTreeSet<StreamId>>,
+}
+
+impl Station {
+    /// A station that has heard nobody; `seed` decides all its draws.
+    pub fn new(config: StationConfig, seed: u64, now: Timestamp) -> Self {
+        let floor = config.endpoint.floor;
+        let roster = RosterConfig {
+            me: config.endpoint.source,
+            announce: config.is_workstation.then(|| config.name.clone()),
+            groups: config.groups.clone(),
+            remember: config.remember,
+        };
+        let listed = config.listed.into_iter().map(|(group, names)| {
+            let names = names
+                .into_iter()
+                .map(|name| (SourceId::of(floor, &name), name));
+            (group, names.collect())
+        });
+        let mut endpoint = Endpoint::new(config.endpoint, seed);
+        for &group in &config.groups {
+            endpoint.subscribe(now, group, config.join);
+        }
+        Self {
+            name: config.name,
+            endpoint,
+            roster: Roster::new(roster, seed.wrapping_add(1), now),
+            receipts: Receipts::default(),
+            inbox: Inbox::default(),
+            listed: listed.collect(),
+            published: BTreeSet::new(),
+            expected: Expected::default(),
+            events: VecDeque::new(),
+            outgoing: Vec::new(),
+        }
+    }
+
+    /// Its name on the floor.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who it is in this life.
+    pub const fn origin(&self) -> Origin {
+        let config = self.endpoint.config();
+        Origin {
+            source: config.source,
+            session: config.session,
+        }
+    }
+
+    /// Sends a notice to `groups`: to all of them, or to none.
+    ///
+    /// # Errors
+    /// [`BroadcastError`]; nothing has been sent then.
+    pub fn broadcast(
+        &mut self,
+        now: Timestamp,
+        groups: &[GroupId],
+        lane: Lane,
+        notice: &Notice,
+    ) -> Result<(), BroadcastError> {
+        let payload = notice.encode()?;
+        let streams = || groups.iter().map(|&group| StreamId::new(group, lane));
+        for stream in streams() {
+            self.endpoint.accepts(stream, payload.len())?;
+        }
+        let mut parts = Vec::with_capacity(groups.len());
+        for stream in streams() {
+            parts.push((stream, self.endpoint.publish(now, stream, payload.clone())?));
+            self.published.insert(stream);
+        }
+        self.refresh_expected(now);
+        if notice.confirm {
+            self.receipts
+                .sent(now, notice.id, parts, self.expected.stations.len());
+        }
+        Ok(())
+    }
+
+    /// Asks the floor who is on `group`.
+    pub fn call_roll(&mut self, now: Timestamp, group: GroupId) {
+        self.roster.call(now, group);
+    }
+
+    /// Whether the roll calls have been answered and nothing new has come for a while.
+    pub fn is_roster_settled(&self, now: Timestamp) -> bool {
+        self.roster.is_settled(now)
+    }
+
+    /// The stations expected on `group`: heard, or listed.
+    pub fn expected_on(&self, now: Timestamp, group: GroupId) -> Vec<(SourceId, String)> {
+        let heard = self
+            .roster
+            .expected(now, group)
+            .map(|(id, name)| (id, name.to_owned()));
+        let listed = self.listed.get(&group).into_iter().flatten().cloned();
+        heard
+            .chain(listed)
+            .collect::<BTreeMap<_, _>>()
+            .into_iter()
+            .collect()
+    }
+
+    /// The name of a station that has been heard, told of or listed; its id where it has none.
+    pub fn name_of(&self, station: SourceId) -> String {
+        let listed = || {
+            self.listed
+                .values()
+                .flatten()
+                .find(|(id, _)| *id == station)
+                .map(|(_, name)| name.as_str())
+        };
+        self.roster
+            .name(station)
+            .or_else(listed)
+            .map_or_else(|| station.to_string(), str::to_owned)
+    }
+
+    /// How many stations are expected to have what was published.
+    pub fn expected_len(&mut self, now: Timestamp) -> usize {
+        self.refresh_expected(now);
+        self.expected.stations.len()
+    }
+
+    /// How many notices wait for receipts or have them.
+    pub fn sent_len(&self) -> usize {
+        self.receipts.len()
+    }
+
+    /// Whether everybody expected has the `index`-th notice sent.
+    pub fn is_received_by_all(&mut self, now: Timestamp, index: usize) -> bool {
+        self.refresh_expected(now);
+        self.receipts.is_complete(index, &self.expected.stations)
+    }
+
+    /// Who has the `index`-th notice sent, and who has not.
+    pub fn tally(&mut self, now: Timestamp, index: usize) -> Option<Tally> {
+        self.refresh_expected(now);
+        self.receipts.tally(index, &self.expected.stations)
+    }
+
+    /// When the last report came.
+    pub const fn last_reported(&self) -> Timestamp {
+        self.receipts.last_reported()
+    }
+
+    /// The lowest contiguous mark of `stations` in `stream`.
+    pub fn slowest(
+        &self,
+        stream: StreamId,
+        stations: impl IntoIterator<Item = SourceId>,
+    ) -> Option<SeqNo> {
+        self.receipts.slowest(stream, stations)
+    }
+
+    /// Goes on at `next` when `stream` of `origin` is met.
+    pub fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
+        self.endpoint.resume(origin, stream, next);
+    }
+
+    /// Publishes nothing more and leaves the floor in good order; [`Station::has_left`] tells when that is done.
+    pub fn leave(&mut self, now: Timestamp) {
+        self.endpoint.close(now);
+        self.roster.leave(now);
+    }
+
+    /// Whether it has left.
+    pub fn has_left(&self) -> bool {
+        self.roster.has_left() && self.endpoint.is_drained()
+    }
+
+    /// Takes in what a socket received.
+    ///
+    /// # Errors
+    /// [`Discard`], already counted, when it was of no use.
+    pub fn handle_datagram(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        datagram: Bytes,
+    ) -> Result<(), Discard> {
+        let result = self.endpoint.handle_datagram(now, from, datagram);
+        self.route_events(now);
+        result
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.endpoint.handle_timeout(now);
+        self.route_events(now);
+    }
+
+    /// Writes datagrams that are to be sent now; false when nothing was added.
+    #[must_use = "what is not sent is lost"]
+    pub fn poll_transmit(&mut self, now: Timestamp, batch: &mut TransmitBatch) -> bool {
+        if self.roster.poll_timeout() <= now {
+            let mut outgoing = std::mem::take(&mut self.outgoing);
+            self.roster.poll_outgoing(now, &mut outgoing);
+            for outgoing in outgoing.drain(..) {
+                self.send_outgoing(&outgoing);
+            }
+            self.outgoing = outgoing;
+        }
+        if self.receipts.poll_timeout() <= now {
+            self.ask(now);
+        }
+        self.endpoint.poll_transmit(now, batch)
+    }
+
+    /// What happened next; `wall_ns` is the present, nanoseconds since 1970.
+    pub fn poll_event(&mut self, wall_ns: u64) -> Option<StationEvent> {
+        Some(match self.events.pop_front()? {
+            Event::SessionStarted { origin, from } => StationEvent::SessionStarted { origin, from },
+            Event::SessionEnded { origin, reason } => StationEvent::SessionEnded { origin, reason },
+            Event::Lost {
+                origin,
+                stream,
+                seqs,
+            } => StationEvent::Lost {
+                origin,
+                stream,
+                seqs,
+            },
+            Event::NameConflict { from } => StationEvent::NameConflict { from },
+            Event::Delivered(delivery) => self.receive(&delivery, wall_ns),
+            Event::Reported { station, .. } => StationEvent::Reported { station },
+            Event::Control { .. } => return self.poll_event(wall_ns),
+        })
+    }
+
+    /// When it wants to be called next, if nothing comes in before.
+    pub fn poll_timeout(&self) -> Timestamp {
+        self.endpoint
+            .poll_timeout()
+            .min(self.roster.poll_timeout())
+            .min(self.receipts.poll_timeout())
+    }
+
+    /// What its endpoint has counted.
+    pub const fn stats(&self) -> &Stats {
+        self.endpoint.stats()
+    }
+
+    /// Its endpoint, to look at.
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    fn receive(&mut self, delivery: &Delivery, wall_ns: u64) -> StationEvent {
+        let at = Placed {
+            origin: delivery.origin,
+            stream: delivery.stream,
+            seqs: delivery.seqs,
+            is_repaired: delivery.is_repaired,
+        };
+        match self.inbox.receive(&delivery.payload, wall_ns) {
+            Received::New(notice) => StationEvent::Notice {
+                at,
+                notice,
+                is_expired: false,
+            },
+            Received::Expired(notice) => StationEvent::Notice {
+                at,
+                notice,
+                is_expired: true,
+            },
+            Received::Again(id) => StationEvent::Again { at, id },
+            Received::Unreadable(error) => StationEvent::Unreadable { at, error },
+        }
+    }
+
+    /// Hands the endpoint's events to whom they concern, and keeps the rest for the owner.
+    fn route_events(&mut self, now: Timestamp) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match &event {
+                Event::Control { datagram, .. } => {
+                    let Ok(datagram) = wire::decode(datagram) else {
+                        continue;
+                    };
+                    for message in datagram.messages() {
+                        self.roster.handle(now, datagram.header.source, &message);
+                    }
+                    continue;
+                }
+                Event::Reported {
+                    station,
+                    stream,
+                    joined,
+                    through,
+                    lost,
+                } => {
+                    self.receipts
+                        .reported(now, *station, *stream, *joined, *through, lost.clone());
+                }
+                _ => {}
+            }
+            self.events.push_back(event);
+        }
+    }
+
+    fn send_outgoing(&mut self, outgoing: &Outgoing) {
+        match outgoing {
+            Outgoing::Presence { to, is_leaving } => {
+                let groups: Vec<_> = self.roster.groups().to_vec();
+                let name = &self.name;
+                self.endpoint
+                    .send_control(Destination::Group(*to), |writer| {
+                        writer.presence(name, *is_leaving, &groups);
+                    });
+            }
+            Outgoing::RollCall(call) => {
+                self.endpoint
+                    .send_control(Destination::Group(call.group), |writer| {
+                        writer.roll_call(call);
+                    })
+            }
+            Outgoing::Answer {
+                token,
+                group,
+                entries,
+            } => {
+                let mut rest = entries.as_slice();
+                while !rest.is_empty() {
+                    let mut written = 0;
+                    self.endpoint
+                        .send_control(Destination::Group(*group), |writer| {
+                            written = writer
+                                .roster(*token, *group, Outgoing::wire_entries(rest))
+                                .unwrap_or(0);
+                        });
+                    assert!(written > 0, "a roster entry fits in an empty datagram");
+                    rest = &rest[written..];
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Timestamp) {
+        self.refresh_expected(now);
+        for (stream, stations) in self.receipts.poll_ask(now, &self.expected.stations) {
+            let named = if stations.len() <= ASKED_BY_NAME_MAX {
+                stations
+            } else {
+                Vec::new()
+            };
+            self.endpoint
+                .send_control(Destination::Group(stream.group()), |writer| {
+                    writer.ask(stream, named);
+                });
+        }
+    }
+
+    /// Reckons anew who is expected, when the roster or what was published has changed.
+    fn refresh_expected(&mut self, now: Timestamp) {
+        let version = (self.roster.version(), self.published.len());
+        if self.expected.version == Some(version) {
+            return;
+        }
+        let mut stations = BTreeMap::<SourceId, BTreeSet<StreamId>>::new();
+        for &stream in &self.published {
+            let heard = self.roster.expected(now, stream.group()).map(|(id, _)| id);
+            let listed = self
+                .listed
+                .get(&stream.group())
+                .into_iter()
+                .flatten()
+                .map(|(id, _)| *id);
+            for station in heard.chain(listed) {
+                stations.entry(station).or_default().insert(stream);
+            }
+        }
+        stations.remove(&self.endpoint.config().source);
+        if !stations.is_empty() {
+            self.endpoint.set_group_size(stations.len() as u64);
+        }
+        self.expected = Expected {
+            version: Some(version),
+            stations,
+        };
+    }
+}
