@@ -4,6 +4,7 @@
 pub mod notice;
 pub mod proto;
 pub mod rng;
+pub mod sim;
 pub mod station;
 pub mod time;
 pub mod wire;

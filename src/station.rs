@@ -198,7 +198,7 @@ impl Station {
         }
     }
 
-    /// Sends a notice to `groups`: to all of them, or to none.
+    /// Sends a notice to `groups`, to all of them or to none; where in which streams it lies.
     ///
     /// # Errors
     /// [`BroadcastError`]; nothing has been sent then.
@@ -208,7 +208,7 @@ impl Station {
         groups: &[GroupId],
         lane: Lane,
         notice: &Notice,
-    ) -> Result<(), BroadcastError> {
+    ) -> Result<Vec<(StreamId, SeqRange)>, BroadcastError> {
         let payload = notice.encode()?;
         let streams = || groups.iter().map(|&group| StreamId::new(group, lane));
         for stream in streams() {
@@ -222,9 +222,9 @@ impl Station {
         self.refresh_expected(now);
         if notice.confirm {
             self.receipts
-                .sent(now, notice.id, parts, self.expected.stations.len());
+                .sent(now, notice.id, parts.clone(), self.expected.stations.len());
         }
-        Ok(())
+        Ok(parts)
     }
 
     /// Asks the floor who is on `group`.
@@ -306,6 +306,11 @@ impl Station {
     /// Goes on at `next` when `stream` of `origin` is met.
     pub fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
         self.endpoint.resume(origin, stream, next);
+    }
+
+    /// A former life of this program had the notice already.
+    pub fn remember(&mut self, id: NoticeId) {
+        self.inbox.remember(id);
     }
 
     /// Publishes nothing more and leaves the floor in good order; [`Station::has_left`] tells when that is done.

@@ -35,19 +35,27 @@ impl Inbox {
             Ok(notice) => notice,
             Err(error) => return Received::Unreadable(error),
         };
-        if !self.seen.insert(notice.id) {
+        if !self.remember(notice.id) {
             return Received::Again(notice.id);
-        }
-        self.order.push_back(notice.id);
-        if self.order.len() > SEEN_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.seen.remove(&oldest);
         }
         match notice.expires_ns {
             Some(expires_ns) if expires_ns < wall_ns => Received::Expired(notice),
             _ => Received::New(notice),
         }
+    }
+
+    /// Remembers that a notice has been here; false when that was known.
+    pub fn remember(&mut self, id: NoticeId) -> bool {
+        if !self.seen.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > SEEN_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        true
     }
 }
 

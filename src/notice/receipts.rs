@@ -18,12 +18,43 @@ const NOTICES_MAX: usize = 72_000;
 /// Stations kept in the book: as many as a roster remembers.
 const STATIONS_MAX: usize = 20_000;
 
+/// Runs of numbers that a station has not received, over all its lives; more are taken for one long run.
+const LOST_RUNS_MAX: usize = 256;
+
 /// What one station said it has of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Marks {
     joined: SeqNo,
     through: SeqNo,
     lost: Vec<SeqRange>,
+}
+
+impl Marks {
+    /// Takes a newer report in. A station that has started anew joins where it is by then; what its former life reported
+    /// stays received, what lies between is not.
+    fn merge(&mut self, newer: Self) {
+        if newer.joined == self.joined {
+            // Reports may overtake each other.
+            if newer.through >= self.through {
+                *self = newer;
+            }
+        } else if newer.joined > self.joined {
+            self.lost.extend(SeqRange::new(self.through, newer.joined));
+            self.lost.extend(newer.lost);
+            self.through = self.through.max(newer.through);
+            if self.lost.len() > LOST_RUNS_MAX
+                && let (Some(first), Some(last)) = (
+                    self.lost.first(),
+                    self.lost.iter().max_by_key(|run| run.end()),
+                )
+                && let Some(all) = SeqRange::new(first.first(), last.end())
+            {
+                self.lost = vec![all];
+            }
+        } else {
+            *self = newer;
+        }
+    }
 }
 
 /// A notice that was sent, and where in which streams it lies.
@@ -104,9 +135,7 @@ impl Receipts {
         };
         let streams = self.marks.entry(station).or_default();
         match streams.get_mut(&stream) {
-            // Reports may overtake each other; a station that has started anew joins later and may have less.
-            Some(known) if known.joined == marks.joined && known.through > marks.through => {}
-            Some(known) => *known = marks,
+            Some(known) => known.merge(marks),
             None => drop(streams.insert(stream, marks)),
         }
     }
@@ -330,6 +359,25 @@ mod tests {
             !book.is_complete(0, &all) && book.is_complete(0, &expected(&[(1, &[1]), (4, &[1])]))
         );
         assert_eq!(book.tally(2, &all), None);
+    }
+
+    #[test]
+    fn a_new_life_keeps_what_the_former_one_reported() {
+        let mut book = Receipts::default();
+        for seq in 0..4 {
+            book.sent(
+                Timestamp::ZERO,
+                NoticeId(seq),
+                vec![(stream(1), range(seq, seq + 1))],
+                1,
+            );
+        }
+        report(&mut book, 1, 1, 0, 2, &[]);
+        report(&mut book, 1, 1, 3, 4, &[]);
+        report(&mut book, 1, 1, 3, 4, &[]);
+        let all = expected(&[(1, &[1])]);
+        let has: Vec<_> = (0..4).map(|index| book.is_complete(index, &all)).collect();
+        assert_eq!(has, [true, true, false, true]);
     }
 
     #[test]

@@ -349,6 +349,11 @@ impl Endpoint {
         self.sender.is_drained() && self.control.is_empty()
     }
 
+    /// Bytes of segments held out of order, over all streams.
+    pub const fn buffered_bytes(&self) -> usize {
+        self.receiver.buffered_bytes()
+    }
+
     /// The group's round-trip time, as its receivers' echoes tell it, nanoseconds.
     pub const fn grtt_ns(&self) -> u64 {
         self.sender.grtt_ns()

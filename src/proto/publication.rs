@@ -59,7 +59,7 @@ pub(super) struct NackOutcome {
 /// Why a message was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    TooLarge,
+    TooLarge { max: usize },
     Window,
 }
 
@@ -137,8 +137,9 @@ impl Publication {
 
     /// Whether a message of `len` bytes would be accepted now.
     pub(super) fn accepts(&self, len: usize, config: &Config) -> Result<(), Full> {
-        if len > MESSAGE_BYTES_MAX {
-            return Err(Full::TooLarge);
+        let max = message_bytes_max(config);
+        if len > max {
+            return Err(Full::TooLarge { max });
         }
         let waiting = self.next().since(self.unsent);
         let len_max = config.send_window_len.get();
@@ -391,6 +392,11 @@ fn segments(len: usize, config: &Config) -> usize {
     }
 }
 
+/// Longest message that `config` can send: the protocol's limit, or what the send window holds if that is less.
+pub(super) fn message_bytes_max(config: &Config) -> usize {
+    MESSAGE_BYTES_MAX.min(config.send_window_len.as_len() * segment_bytes(config) - 4)
+}
+
 /// How many bytes of a message a datagram holds.
 const fn segment_bytes(config: &Config) -> usize {
     config.datagram_bytes.as_len() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES
@@ -463,7 +469,9 @@ mod tests {
         }
         assert_eq!(
             publication(0).publish(Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]), &config()),
-            Err(Full::TooLarge)
+            Err(Full::TooLarge {
+                max: MESSAGE_BYTES_MAX
+            })
         );
     }
 

@@ -107,6 +107,10 @@ impl Receiver {
         self.recount();
     }
 
+    pub(super) const fn buffered_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Where to go on in a stream that a former life of this program has followed (R-JOIN-4).
     pub(super) fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
         if self.resume.len() < RESUME_MAX {
@@ -277,13 +281,18 @@ impl Receiver {
             if remote.streams.len() >= STREAMS_PER_REMOTE_MAX {
                 return Err(Discard::Sources);
             }
-            let start = match self.resume.remove(&(origin, stream)) {
-                Some(next) => next,
-                None => met.start(now, subscription),
+            // A former life had what came before its mark, so what is cut off there is lost, not merely before our time.
+            let (start, is_synced) = match self.resume.remove(&(origin, stream)) {
+                Some(next) => (next, true),
+                None => {
+                    let start = met.start(now, subscription);
+                    (start, start == SeqNo::ZERO)
+                }
             };
-            remote
-                .streams
-                .insert(stream, Reception::new(stream, start, self.window_len));
+            remote.streams.insert(
+                stream,
+                Reception::new(stream, start, is_synced, self.window_len),
+            );
         }
         let reception = remote.streams.get_mut(&stream).ok_or(Discard::Sources)?;
         Ok(At {

@@ -73,14 +73,19 @@ struct Assembly {
 }
 
 impl Reception {
-    /// A stream that begins at `start`.
-    pub(super) fn new(stream: StreamId, start: SeqNo, len_max: ReceiveWindowLen) -> Self {
+    /// A stream that begins at `start`; with `is_synced`, a message that began before it counts as lost.
+    pub(super) fn new(
+        stream: StreamId,
+        start: SeqNo,
+        is_synced: bool,
+        len_max: ReceiveWindowLen,
+    ) -> Self {
         Self {
             stream,
             joined: start,
             window: ReceiveWindow::new(start, len_max.get()),
             assembly: None,
-            is_synced: start == SeqNo::ZERO,
+            is_synced,
             lost: VecDeque::new(),
             backoff: QuantDuration::default(),
             nack_due: Timestamp::FAR_FUTURE,

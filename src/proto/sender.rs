@@ -8,14 +8,14 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    DatagramWriter, GroupId, Heartbeat, Lane, MESSAGE_BYTES_MAX, Nack, QuantCount, QuantDuration,
-    SeqRange, Squelch, StreamId,
+    DatagramWriter, GroupId, Heartbeat, Lane, Nack, QuantCount, QuantDuration, SeqRange, Squelch,
+    StreamId,
 };
 
 use super::config::Config;
 use super::grtt::Grtt;
 use super::pacer::Bucket;
-use super::publication::{Full, Publication};
+use super::publication::{Full, Publication, message_bytes_max};
 use super::transmit::{Destination, Identity, TransmitBatch};
 use super::{Discard, Stats};
 
@@ -31,10 +31,12 @@ const HOLD_OFF_MIN_NS: u64 = 500_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PublishError {
     /// Larger than a message may be.
-    #[error("the message is {given} bytes long, but at most {MESSAGE_BYTES_MAX} are allowed")]
+    #[error("the message is {given} bytes long, but at most {max} are allowed")]
     TooLarge {
         /// Its length.
         given: usize,
+        /// The longest there may be.
+        max: usize,
     },
     /// What is still to be sent fills the send window: try again when some of it has gone out.
     #[error("the send window is full of messages that have not been sent yet")]
@@ -90,7 +92,10 @@ impl Sender {
                 .accepts(len, config)
                 .map_err(|full| full.for_message(len)),
             None if self.publications.len() >= STREAMS_MAX => Err(PublishError::TooManyStreams),
-            None if len > MESSAGE_BYTES_MAX => Err(PublishError::TooLarge { given: len }),
+            None if len > message_bytes_max(config) => Err(PublishError::TooLarge {
+                given: len,
+                max: message_bytes_max(config),
+            }),
             None => Ok(()),
         }
     }
@@ -376,7 +381,7 @@ impl Sender {
 impl Full {
     const fn for_message(self, given: usize) -> PublishError {
         match self {
-            Self::TooLarge => PublishError::TooLarge { given },
+            Self::TooLarge { max } => PublishError::TooLarge { given, max },
             Self::Window => PublishError::WindowFull,
         }
     }

@@ -1,0 +1,196 @@
+//! One direction of a node's cable to the switch, and what can go wrong on it.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::rng::Rng;
+use crate::time::Timestamp;
+
+/// How datagrams are lost.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Loss {
+    /// Not at all.
+    None,
+    /// Each by itself, with this probability.
+    Random(f64),
+    /// In bursts: the two-state model of Gilbert (1960) and Elliott (1963).
+    Burst {
+        /// Probability that a good state turns bad, per datagram.
+        enter: f64,
+        /// Probability that a bad state turns good, per datagram.
+        leave: f64,
+        /// Probability of loss while bad.
+        loss: f64,
+        /// Whether it is bad now.
+        is_bad: bool,
+    },
+    /// As written: true loses the next datagram. Afterwards nothing is lost.
+    Script(VecDeque<bool>),
+}
+
+impl Loss {
+    fn takes(&mut self, rng: &mut Rng) -> bool {
+        match self {
+            Self::None => false,
+            Self::Random(probability) => rng.chance(*probability),
+            Self::Burst {
+                enter,
+                leave,
+                loss,
+                is_bad,
+            } => {
+                *is_bad = rng.chance(if *is_bad { 1.0 - *leave } else { *enter });
+                *is_bad && rng.chance(*loss)
+            }
+            Self::Script(script) => script.pop_front().unwrap_or(false),
+        }
+    }
+}
+
+/// One direction of a cable.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Time a datagram takes.
+    pub latency_ns: u64,
+    /// Up to this much more, uniform; order is kept.
+    pub jitter_ns: u64,
+    /// How datagrams are lost.
+    pub loss: Loss,
+    /// Probability that a datagram comes twice.
+    pub duplicate: f64,
+    /// Probability that a datagram is overtaken by those behind it.
+    pub reorder: f64,
+    /// How much later an overtaken datagram comes, at most.
+    pub reorder_ns: u64,
+    /// Probability that a bit of a datagram is flipped.
+    pub corrupt: f64,
+    /// Whether the cable is in.
+    pub is_up: bool,
+    /// Datagrams that did not get through.
+    pub dropped: u64,
+    last_arrival: Timestamp,
+}
+
+impl Default for Link {
+    /// A quiet gigabit desk: 25 us each way.
+    fn default() -> Self {
+        Self {
+            latency_ns: 25_000,
+            jitter_ns: 0,
+            loss: Loss::None,
+            duplicate: 0.0,
+            reorder: 0.0,
+            reorder_ns: 0,
+            corrupt: 0.0,
+            is_up: true,
+            dropped: 0,
+            last_arrival: Timestamp::ZERO,
+        }
+    }
+}
+
+impl Link {
+    /// What arrives, and when, of a datagram that goes in at `now`: nothing, one, or two copies.
+    pub(super) fn carry(
+        &mut self,
+        now: Timestamp,
+        datagram: &Bytes,
+        rng: &mut Rng,
+    ) -> Vec<(Timestamp, Bytes)> {
+        if !self.is_up || self.loss.takes(rng) {
+            self.dropped += 1;
+            return Vec::new();
+        }
+        let copies = 1 + usize::from(self.duplicate > 0.0 && rng.chance(self.duplicate));
+        let arrivals = (0..copies).map(|_| (self.arrival(now, rng), self.damage(datagram, rng)));
+        arrivals.collect()
+    }
+
+    /// What the cable was asked to do to datagrams is over: it is as good as new.
+    pub fn heal(&mut self) {
+        *self = Self {
+            latency_ns: self.latency_ns,
+            jitter_ns: self.jitter_ns,
+            dropped: self.dropped,
+            last_arrival: self.last_arrival,
+            ..Self::default()
+        };
+    }
+
+    fn arrival(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
+        let in_order = now
+            .plus_nanos(self.latency_ns + rng.below(self.jitter_ns))
+            .max(self.last_arrival);
+        if self.reorder > 0.0 && rng.chance(self.reorder) {
+            return in_order.plus_nanos(rng.below(self.reorder_ns));
+        }
+        self.last_arrival = in_order;
+        in_order
+    }
+
+    fn damage(&self, datagram: &Bytes, rng: &mut Rng) -> Bytes {
+        if self.corrupt > 0.0 && rng.chance(self.corrupt) && !datagram.is_empty() {
+            let mut bytes = datagram.to_vec();
+            let bit = usize::try_from(rng.below(bytes.len() as u64 * 8)).unwrap_or(0);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            return bytes.into();
+        }
+        datagram.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(link: &mut Link, count: u64) -> Vec<Timestamp> {
+        let mut rng = Rng::new(3);
+        let datagram = Bytes::from_static(b"datagram");
+        (0..count)
+            .flat_map(|i| link.carry(Timestamp::from_nanos(i * 1_000), &datagram, &mut rng))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    #[test]
+    fn faults_come_as_often_as_asked() {
+        let mut link = Link {
+            loss: Loss::Random(0.1),
+            duplicate: 0.05,
+            ..Link::default()
+        };
+        let got = arrivals(&mut link, 20_000).len();
+        assert!((18_500..19_300).contains(&got), "{got}");
+        let loss = Loss::Burst {
+            enter: 0.01,
+            leave: 0.1,
+            loss: 1.0,
+            is_bad: false,
+        };
+        let mut link = Link {
+            loss,
+            ..Link::default()
+        };
+        let lost = 20_000 - arrivals(&mut link, 20_000).len();
+        assert!(
+            (1_400..2_300).contains(&lost),
+            "expected 20,000 / 11: {lost}"
+        );
+    }
+
+    #[test]
+    fn jitter_keeps_the_order_and_reordering_does_not() {
+        let mut link = Link {
+            jitter_ns: 50_000,
+            ..Link::default()
+        };
+        assert!(arrivals(&mut link, 5_000).is_sorted());
+        let mut link = Link {
+            reorder: 0.1,
+            reorder_ns: 50_000,
+            ..Link::default()
+        };
+        assert!(!arrivals(&mut link, 5_000).is_sorted());
+    }
+}

@@ -1,0 +1,620 @@
+//! A floor without a floor: virtual stations on a star network in virtual time, all of it decided by one seed.
+//!
+//! Every node has an uplink and a downlink to one switch. Loss on a source's uplink is common to all, loss on a downlink
+//! is one receiver's alone. The [`Checker`] watches everything that receivers are told.
+
+mod check;
+mod link;
+mod swarm;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED};
+use crate::proto::{Config, Destination, Join, TransmitBatch};
+use crate::rng::Rng;
+use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
+use crate::time::Timestamp;
+use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
+
+pub use check::Checker;
+pub use link::{Link, Loss};
+pub use swarm::{Outcome, Swarm};
+
+/// Wall-clock time at the network's zero.
+const EPOCH_NS: u64 = 1_800_000_000_000_000_000;
+
+/// A node of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// Its name on the floor.
+    pub name: String,
+    /// Whether it announces itself.
+    pub is_workstation: bool,
+    /// The groups it listens to.
+    pub groups: Vec<GroupId>,
+    /// Where it begins in sessions that were there before it.
+    pub join: Join,
+    /// Its endpoint's configuration; who it is is filled in at each start.
+    pub config: Config,
+    /// Stations it expects whether they announce themselves or not.
+    pub listed: BTreeMap<GroupId, Vec<String>>,
+}
+
+impl NodeSpec {
+    /// A workstation on `groups`.
+    pub fn workstation(name: impl Into<String>, groups: &[GroupId]) -> Self {
+        Self {
+            name: name.into(),
+            is_workstation: true,
+            groups: groups.to_vec(),
+            join: Join::Trail,
+            config: Config::new(Network::floor(), SourceId(0), SessionId(0)),
+            listed: BTreeMap::new(),
+        }
+    }
+
+    /// A program that sends and is not expected to receive.
+    pub fn source(name: impl Into<String>) -> Self {
+        Self {
+            is_workstation: false,
+            ..Self::workstation(name, &[])
+        }
+    }
+}
+
+/// Changes what a receiver is told before the checker sees it: a planted fault.
+pub type Tamper = fn(StationEvent) -> Vec<StationEvent>;
+
+/// Changes a datagram on its way out of a node: a planted fault of its protocol.
+pub type Rewrite = fn(&[u8]) -> Option<Vec<u8>>;
+
+struct Node {
+    spec: NodeSpec,
+    station: Option<Station>,
+    addr: SocketAddr,
+    hears: BTreeSet<GroupId>,
+    uplink: Link,
+    downlink: Link,
+    wake: Timestamp,
+    lives: u64,
+    rewrite: Option<Rewrite>,
+    is_stopped: bool,
+    backlog: Vec<(SocketAddr, Bytes)>,
+}
+
+enum What {
+    Arrive {
+        node: NodeId,
+        life: u64,
+        from: SocketAddr,
+        datagram: Bytes,
+    },
+    Wake {
+        node: NodeId,
+        life: u64,
+    },
+}
+
+struct Due {
+    at: Timestamp,
+    order: u64,
+    what: What,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// A notice that was delivered: when, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When.
+    pub at: Timestamp,
+    /// At which node.
+    pub node: NodeId,
+    /// Which notice.
+    pub id: NoticeId,
+}
+
+/// A virtual floor.
+pub struct Network {
+    now: Timestamp,
+    seed: u64,
+    rng: Rng,
+    nodes: Vec<Node>,
+    queue: BinaryHeap<Reverse<Due>>,
+    order: u64,
+    trace: u64,
+    batch: TransmitBatch,
+    notices: u64,
+    tamper: Option<Tamper>,
+    /// Watches what receivers are told.
+    pub checker: Checker,
+    /// Every notice delivered, where [`Network::record_arrivals`] asked for it.
+    pub arrivals: Vec<Arrival>,
+    records_arrivals: bool,
+}
+
+impl Network {
+    /// An empty floor whose whole future is `seed` and what it is told to do.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            now: Timestamp::from_nanos(1),
+            seed,
+            rng: Rng::new(seed),
+            nodes: Vec::new(),
+            queue: BinaryHeap::new(),
+            order: 0,
+            trace: seed,
+            batch: TransmitBatch::new(64),
+            notices: 0,
+            tamper: None,
+            checker: Checker::default(),
+            arrivals: Vec::new(),
+            records_arrivals: false,
+        }
+    }
+
+    /// The floor every virtual node is on.
+    pub fn floor() -> FloorId {
+        FloorId::of("sim")
+    }
+
+    /// The present.
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Keeps every delivery in [`Network::arrivals`].
+    pub fn record_arrivals(&mut self) {
+        self.records_arrivals = true;
+    }
+
+    /// Plants a fault between all receivers and the checker.
+    pub fn plant_tamper(&mut self, tamper: Tamper) {
+        self.tamper = Some(tamper);
+    }
+
+    /// Plants a fault in what a node sends.
+    pub fn plant_rewrite(&mut self, node: NodeId, rewrite: Rewrite) {
+        self.nodes[node.0].rewrite = Some(rewrite);
+    }
+
+    /// Adds a node with quiet cables, and starts it.
+    pub fn add(&mut self, spec: NodeSpec) -> NodeId {
+        let id = NodeId(self.nodes.len());
+        self.nodes.push(Node {
+            addr: address(id, 0),
+            hears: spec.groups.iter().copied().collect(),
+            spec,
+            station: None,
+            uplink: Link::default(),
+            downlink: Link::default(),
+            wake: Timestamp::FAR_FUTURE,
+            lives: 0,
+            rewrite: None,
+            is_stopped: false,
+            backlog: Vec::new(),
+        });
+        self.start(id, false);
+        id
+    }
+
+    /// Kills a node, as `kill -9` would.
+    pub fn kill(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.0];
+        node.station = None;
+        node.backlog.clear();
+    }
+
+    /// Kills a node where it runs, and starts it anew; with `resumes` it goes on where it stood.
+    pub fn restart(&mut self, id: NodeId, resumes: bool) {
+        self.kill(id);
+        self.start(id, resumes);
+    }
+
+    /// Stops a node from running, as SIGSTOP would: what arrives waits in its socket, up to 256 datagrams.
+    pub fn stop(&mut self, id: NodeId) {
+        self.nodes[id.0].is_stopped = true;
+    }
+
+    /// Lets a stopped node run again.
+    pub fn go_on(&mut self, id: NodeId) {
+        self.nodes[id.0].is_stopped = false;
+        for (from, datagram) in std::mem::take(&mut self.nodes[id.0].backlog) {
+            self.arrive(id, from, datagram);
+        }
+        self.run_node(id);
+    }
+
+    /// Whether a node runs.
+    pub fn is_alive(&self, id: NodeId) -> bool {
+        self.nodes[id.0].station.is_some() && !self.nodes[id.0].is_stopped
+    }
+
+    /// A node's station, while it lives.
+    pub fn station(&mut self, id: NodeId) -> Option<&mut Station> {
+        self.nodes[id.0].station.as_mut()
+    }
+
+    /// A node's cable to the switch.
+    pub fn uplink(&mut self, id: NodeId) -> &mut Link {
+        &mut self.nodes[id.0].uplink
+    }
+
+    /// The switch's cable to a node.
+    pub fn downlink(&mut self, id: NodeId) -> &mut Link {
+        &mut self.nodes[id.0].downlink
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len()).map(NodeId)
+    }
+
+    /// Lets a source hear a group's reports, presences and rosters.
+    pub fn overhear(&mut self, id: NodeId, group: GroupId) {
+        self.nodes[id.0].hears.insert(group);
+    }
+
+    /// Has `node` broadcast `text`.
+    ///
+    /// # Errors
+    /// What the station says.
+    pub fn broadcast(
+        &mut self,
+        node: NodeId,
+        groups: &[GroupId],
+        lane: Lane,
+        text: String,
+    ) -> Result<NoticeId, BroadcastError> {
+        let now = self.now;
+        self.notices += 1;
+        let id = NoticeId(
+            self.seed
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .wrapping_add(self.notices),
+        );
+        let from = self.nodes[node.0].spec.name.clone();
+        let notice = Notice {
+            id,
+            from,
+            sent_ns: EPOCH_NS + now.as_nanos(),
+            expires_ns: None,
+            confirm: true,
+            text,
+        };
+        let Some(station) = self.nodes[node.0].station.as_mut() else {
+            return Ok(id);
+        };
+        let origin = station.origin();
+        for (stream, seqs) in station.broadcast(now, groups, lane, &notice)? {
+            self.checker
+                .published(now, origin, stream, seqs, id, &notice.text);
+        }
+        self.run_node(node);
+        Ok(id)
+    }
+
+    /// Runs what is due until `until`.
+    pub fn run_until(&mut self, until: Timestamp) {
+        while self
+            .queue
+            .peek()
+            .is_some_and(|Reverse(due)| due.at <= until)
+        {
+            self.step();
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// Runs for `duration` from the present.
+    pub fn run_for(&mut self, duration: Duration) {
+        self.run_until(self.now + duration);
+    }
+
+    /// Runs the next thing that is due; false when nothing is.
+    pub fn step(&mut self) -> bool {
+        let Some(Reverse(due)) = self.queue.pop() else {
+            return false;
+        };
+        self.now = self.now.max(due.at);
+        match due.what {
+            What::Arrive {
+                node,
+                life,
+                from,
+                datagram,
+            } => {
+                if self.nodes[node.0].lives == life {
+                    self.note(node.0 as u64 ^ (datagram.len() as u64) << 20);
+                    self.arrive(node, from, datagram);
+                    self.run_node(node);
+                }
+            }
+            What::Wake { node, life } => {
+                let due_now =
+                    self.nodes[node.0].lives == life && self.nodes[node.0].wake <= self.now;
+                if due_now {
+                    self.nodes[node.0].wake = Timestamp::FAR_FUTURE;
+                    self.run_node(node);
+                }
+            }
+        }
+        true
+    }
+
+    /// The same for the same seed and the same commands, whatever the machine.
+    pub const fn trace_hash(&self) -> u64 {
+        self.trace
+    }
+
+    /// Heals every cable.
+    pub fn heal(&mut self) {
+        for node in &mut self.nodes {
+            node.uplink.heal();
+            node.downlink.heal();
+        }
+    }
+
+    /// Once faults are over and time was given: every receiver that lives has been told of everything that living sources
+    /// published to it.
+    pub fn expect_complete(&mut self) {
+        for source in self.nodes() {
+            let Some(origin) = self.nodes[source.0].station.as_ref().map(Station::origin) else {
+                continue;
+            };
+            for node in self.nodes() {
+                if node == source || !self.is_alive(node) {
+                    continue;
+                }
+                for group in self.nodes[node.0].spec.groups.clone() {
+                    for lane in Lane::ALL {
+                        let join = self.nodes[node.0].spec.join;
+                        let stream = StreamId::new(group, lane);
+                        self.checker
+                            .expect_complete(self.now, node, origin, stream, join);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A receipt never claims what was not delivered; with `complete`, and nothing else is missing.
+    pub fn expect_true_receipts(&mut self, complete: bool) {
+        let now = self.now;
+        let by_name: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| SourceId::of(Self::floor(), &node.spec.name))
+            .collect();
+        for source in self.nodes() {
+            let Some(station) = self.nodes[source.0].station.as_mut() else {
+                continue;
+            };
+            let tallies: Vec<_> = (0..station.sent_len())
+                .filter_map(|index| station.tally(now, index))
+                .collect();
+            for tally in tallies {
+                for node in self.nodes() {
+                    let is_missing = tally.missing.contains(&by_name[node.0]);
+                    let has = self.checker.has(node, tally.id);
+                    // One that started anew may have died before it could report.
+                    let could_say = self.is_alive(node) && self.nodes[node.0].lives == 1;
+                    if has && is_missing && complete && could_say {
+                        let what = format!("has {}, but the receipt says not", tally.id);
+                        self.checker.violation(now, node, &what);
+                    }
+                }
+                let received = tally.expected - tally.missing.len();
+                let have = self
+                    .nodes()
+                    .filter(|&node| self.checker.ever_had(node, tally.id))
+                    .count();
+                if received > have {
+                    let what = format!(
+                        "{received} receipts for {}, but only {have} have it",
+                        tally.id
+                    );
+                    self.checker.violation(now, source, &what);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, id: NodeId, resumes: bool) {
+        let now = self.now;
+        let node = &mut self.nodes[id.0];
+        node.lives += 1;
+        node.wake = Timestamp::FAR_FUTURE;
+        node.addr = address(id, node.lives);
+        let source = SourceId::of(Self::floor(), &node.spec.name);
+        let session = SessionId(self.rng.bits());
+        let config = StationConfig {
+            endpoint: Config {
+                source,
+                session,
+                ..node.spec.config.clone()
+            },
+            name: node.spec.name.clone(),
+            is_workstation: node.spec.is_workstation,
+            groups: node.spec.groups.clone(),
+            join: node.spec.join,
+            remember: REMEMBER_RECOMMENDED,
+            listed: node.spec.listed.clone(),
+        };
+        let mut station = Station::new(config, self.rng.bits(), now);
+        if resumes {
+            for (origin, stream, next) in self.checker.marks(id) {
+                station.resume(origin, stream, next);
+            }
+            self.checker.had(id).for_each(|id| station.remember(id));
+        }
+        self.nodes[id.0].station = Some(station);
+        self.checker.begin(now, id, resumes);
+        self.run_node(id);
+    }
+
+    fn arrive(&mut self, id: NodeId, from: SocketAddr, datagram: Bytes) {
+        /// What a stopped program's socket holds.
+        const BACKLOG_MAX: usize = 256;
+        let now = self.now;
+        let node = &mut self.nodes[id.0];
+        if node.is_stopped {
+            if node.backlog.len() < BACKLOG_MAX {
+                node.backlog.push((from, datagram));
+            }
+            return;
+        }
+        if let Some(station) = &mut node.station {
+            // What is refused is counted by the station; here every kind of datagram is to be expected.
+            let _ = station.handle_datagram(now, from, datagram);
+        }
+    }
+
+    /// Drains a node's outputs and sets its next waking.
+    fn run_node(&mut self, id: NodeId) {
+        let now = self.now;
+        if self.nodes[id.0].is_stopped {
+            return;
+        }
+        let Some(mut station) = self.nodes[id.0].station.take() else {
+            return;
+        };
+        station.handle_timeout(now);
+        let mut batch = std::mem::replace(&mut self.batch, TransmitBatch::new(1));
+        while station.poll_transmit(now, &mut batch) {
+            for (to, datagram) in batch.iter() {
+                self.send(id, to, datagram);
+            }
+            batch.clear();
+        }
+        self.batch = batch;
+        while let Some(event) = station.poll_event(EPOCH_NS + now.as_nanos()) {
+            self.tell(id, event);
+        }
+        let (held, allowed) = (
+            station.endpoint().buffered_bytes(),
+            station.endpoint().config().receive_bytes.as_len(),
+        );
+        // One datagram may go over before the buffer is full.
+        if held > allowed + 65_536 {
+            self.checker
+                .violation(now, id, &format!("{held} bytes held, {allowed} allowed"));
+        }
+        let due = station.poll_timeout();
+        let node = &mut self.nodes[id.0];
+        node.station = Some(station);
+        if due < node.wake {
+            // Never at once, or a station that wants the present again and again would stop time.
+            let at = due.max(now.plus_nanos(1));
+            node.wake = at;
+            let life = node.lives;
+            self.push(at, What::Wake { node: id, life });
+        }
+    }
+
+    fn tell(&mut self, node: NodeId, event: StationEvent) {
+        let events = match self.tamper {
+            Some(tamper) => tamper(event),
+            None => vec![event],
+        };
+        for event in events {
+            if let StationEvent::Notice { at, notice, .. } = &event {
+                self.note(at.seqs.first().0 ^ notice.id.0 ^ node.0 as u64);
+                if self.records_arrivals {
+                    self.arrivals.push(Arrival {
+                        at: self.now,
+                        node,
+                        id: notice.id,
+                    });
+                }
+            }
+            self.checker.told(self.now, node, &event);
+        }
+    }
+
+    /// Up the sender's cable, through the switch, down the receivers'.
+    fn send(&mut self, from: NodeId, to: Destination, datagram: &[u8]) {
+        let rewritten = self.nodes[from.0]
+            .rewrite
+            .and_then(|rewrite| rewrite(datagram));
+        let datagram = rewritten.map_or_else(|| Bytes::copy_from_slice(datagram), Bytes::from);
+        let addr = self.nodes[from.0].addr;
+        let at_switch = self.nodes[from.0]
+            .uplink
+            .carry(self.now, &datagram, &mut self.rng);
+        for (at, datagram) in at_switch {
+            for id in 0..self.nodes.len() {
+                let node = &mut self.nodes[id];
+                let is_meant = match to {
+                    Destination::Group(group) => id != from.0 && node.hears.contains(&group),
+                    Destination::Unicast(addr) => node.addr == addr,
+                };
+                if !is_meant {
+                    continue;
+                }
+                let life = node.lives;
+                for (at, datagram) in node.downlink.carry(at, &datagram, &mut self.rng) {
+                    self.push(
+                        at,
+                        What::Arrive {
+                            node: NodeId(id),
+                            life,
+                            from: addr,
+                            datagram,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, at: Timestamp, what: What) {
+        self.order += 1;
+        self.queue.push(Reverse(Due {
+            at,
+            order: self.order,
+            what,
+        }));
+    }
+
+    /// Takes something that happened into the trace.
+    fn note(&mut self, what: u64) {
+        self.trace = (self.trace ^ what ^ self.now.as_nanos())
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(23);
+    }
+}
+
+/// A program that starts anew has a new port.
+fn address(id: NodeId, lives: u64) -> SocketAddr {
+    let [.., a, b, c] = (id.0 as u64).to_be_bytes();
+    let port = 7_000 + u16::try_from(lives % 50_000).unwrap_or(0);
+    SocketAddr::from(([10, a, b, c], port))
+}
