@@ -52,9 +52,8 @@ const REPAIR_BURST_BYTES: u64 = 64 * 1_024 + 1_400;
 /// windows and buffers that can be configured; this mixture fills them with 3 to 4 MB, and what a flaw would not bound has
 /// 200,000 datagrams of 800 bytes to grow from. It is not the worst case of a directed attack: see `tests/hostile_directed.rs`.
 const GROWN_BYTES_MAX: i64 = 32 << 20;
-/// Absurd numbers stop here, although 2^62 may travel: `Stats::segments_lost` counts every number of a jump of trail, so
-/// five jumps to 2^62 overflow it (`tests/hostile_directed.rs`).
-const ABSURD_MAX: u64 = 1 << 40;
+/// The largest number that may travel.
+const ABSURD_MAX: u64 = SeqNo::MAX.0;
 
 fn group() -> GroupId {
     GroupId::of("all")

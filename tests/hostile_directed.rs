@@ -1,7 +1,5 @@
 //! Directed attacks on one endpoint, each the smallest that shows its point. What `tests/hostile.rs` finds by chance, or
 //! cannot find, stands here by name.
-//!
-//! A test that is ignored shows a flaw that is known and not yet mended; `cargo test -- --ignored` shows them all.
 
 mod counting;
 
@@ -26,7 +24,6 @@ const EMPTY: Segment<'static> = Segment {
 
 /// Goal: any number that may travel may be counted. Method: eight sources whose whole space is lost.
 #[test]
-#[ignore = "Stats::segments_lost is a plain sum: the fifth jump of 2^62 overflows it, a panic where overflow is checked"]
 fn lost_counts_do_not_overflow() {
     let mut receiver = Lab::new(|_| ());
     for source in 10..18 {
@@ -40,7 +37,6 @@ fn lost_counts_do_not_overflow() {
 /// Goal: a gap longer than one NACK can name is asked for once a round. Method: the smallest datagram, the longest window,
 /// and a heartbeat that makes all of it a gap.
 #[test]
-#[ignore = "BlockPacker::push names such a gap not at all, so it stays due and poll_transmit never ends"]
 fn a_gap_longer_than_a_nack_ends() {
     let mut receiver = Lab::new(|config| {
         config.datagram_bytes = DatagramBytes::MIN;
@@ -56,7 +52,6 @@ fn a_gap_longer_than_a_nack_ends() {
 /// Goal: an endpoint sleeps when it has nothing to do. Method: a source closes one stream and leaves another open, as when
 /// the closing heartbeats of one group are lost.
 #[test]
-#[ignore = "Reception::closing stays in the past until the session ends, and with it poll_timeout: a busy loop"]
 fn a_half_closed_source_lets_the_endpoint_sleep() {
     let mut receiver = Lab::new(|_| ());
     receiver.hand(&datagram(10, |writer| {
@@ -75,7 +70,6 @@ fn a_half_closed_source_lets_the_endpoint_sleep() {
 /// Goal: the last report of a closed session is sent without another datagram to wake the endpoint. Method: one message
 /// and the closing heartbeat, then only the endpoint's own deadlines.
 #[test]
-#[ignore = "Receiver::poll_timeout leaves closed sessions out, although their report is still due"]
 fn a_closed_session_is_reported() {
     let mut receiver = Lab::new(|_| ());
     receiver.hand(&datagram(10, |writer| {
@@ -91,7 +85,6 @@ fn a_closed_session_is_reported() {
 
 /// Goal: only who is asked reports (R-REP-4). Method: an ask for another station.
 #[test]
-#[ignore = "nothing calls Ask::concerns: every station answers every ask"]
 fn an_ask_for_another_station_is_not_answered() {
     let mut receiver = Lab::new(|_| ());
     receiver.hand(&datagram(10, |writer| {
@@ -107,7 +100,6 @@ fn an_ask_for_another_station_is_not_answered() {
 /// Goal: the receive buffer bounds what is held out of order. Method: six streams full of empty segments behind a gap, four
 /// bytes each on the wire; the bound is 1 MiB, and as much again for bookkeeping.
 #[test]
-#[ignore = "only payload bytes are counted: an entry of the window is 56 bytes and counts 0"]
 fn empty_segments_fill_the_receive_buffer_too() {
     let before = counting::tally().live_bytes;
     let mut receiver = Lab::new(|config| config.receive_bytes = ReceiveBytes::MIN);
@@ -130,7 +122,6 @@ fn empty_segments_fill_the_receive_buffer_too() {
 /// Goal: a message that has only begun takes little. Method: 256 sources begin one of 1 MiB on each of three lanes and send
 /// none of it; 35 kB come in.
 #[test]
-#[ignore = "an assembly takes 128 KiB at its first segment and counts towards no bound"]
 fn messages_that_only_begin_take_little() {
     let before = counting::tally().live_bytes;
     let mut receiver = Lab::new(|config| config.receive_bytes = ReceiveBytes::MIN);
@@ -167,9 +158,8 @@ fn one_heartbeat_draws_a_bounded_answer() {
 
 /// Goal: a source with many gaps cannot make a station shout. Method: 4,000 gaps in four datagrams, and a heartbeat that
 /// says that the round trip takes no time, so that no two gaps are ever due together; answers of the first second are
-/// counted. A hundred NACKs a second would repair any real loss.
+/// counted. 500,000 bytes a second, and a burst, is what R-NACK-7 allows.
 #[test]
-#[ignore = "NACKs have no budget: 112 kB draw 50,000 NACKs, 4.5 MB, in a second; with grtt 0 each gap has its own"]
 fn many_gaps_draw_few_nacks() {
     let mut receiver = Lab::new(|_| ());
     let mut no_time = heartbeat(Lane::Routine, 0, 0, false);
@@ -187,8 +177,8 @@ fn many_gaps_draw_few_nacks() {
     while receiver.now < Timestamp::from_nanos(1_000_000_000) {
         receiver.sleep();
     }
-    let (sent, _) = receiver.sent;
-    assert!(sent < 1_000, "{sent} NACKs in a second");
+    let (_, bytes) = receiver.sent;
+    assert!(bytes < 600_000, "{bytes} bytes of NACKs in a second");
 }
 
 /// A receiver alone with its attacker.

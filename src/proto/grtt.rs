@@ -11,6 +11,9 @@ const FLOOR_NS: u64 = 100_000;
 /// Longer than this is a workstation that slept, not a network.
 const CAP_NS: u64 = 1_000_000_000;
 
+/// How many times the present value one echo may claim.
+const RISE_MAX: u64 = 4;
+
 /// Greatest round-trip time of the group: rises quickly, falls slowly (as RFC 5740 section 5.5.1).
 #[derive(Clone, Debug)]
 pub(super) struct Grtt {
@@ -37,7 +40,10 @@ impl Grtt {
         let Some(path_us) = round_us.checked_sub(echo.held_us) else {
             return;
         };
-        let sample = (u64::from(path_us) * 1_000).clamp(FLOOR_NS, CAP_NS);
+        // One echo alone moves it little, whatever it claims.
+        let sample = (u64::from(path_us) * 1_000)
+            .clamp(FLOOR_NS, CAP_NS)
+            .min(self.nanos * RISE_MAX);
         self.nanos = if sample > self.nanos {
             u64::midpoint(self.nanos, sample)
         } else {

@@ -42,8 +42,6 @@ pub enum EndReason {
     Replaced,
     /// Nothing was heard of it for [`super::SILENCE_NS`]. It goes on where it was if it comes back.
     Silent,
-    /// Room was needed for another source.
-    Evicted,
 }
 
 impl EndReason {
@@ -53,7 +51,6 @@ impl EndReason {
             Self::Closed => "closed",
             Self::Replaced => "replaced",
             Self::Silent => "silent",
-            Self::Evicted => "evicted",
         }
     }
 }
@@ -136,7 +133,7 @@ impl Output {
 
     /// Numbers that adjoin the run reported last become part of it.
     pub(super) fn lost(&mut self, origin: Origin, stream: StreamId, range: SeqRange) {
-        self.stats.segments_lost += range.len();
+        self.stats.segments_lost = self.stats.segments_lost.saturating_add(range.len());
         if let Some(Event::Lost {
             origin: last_origin,
             stream: last_stream,

@@ -25,8 +25,6 @@ const ROBUST_FACTOR: u8 = 64;
 /// Runs of lost numbers that a report can tell. The oldest are merged when there are more, so a report may claim too
 /// little but never too much (R-REP-3).
 const LOST_RUNS_MAX: usize = 64;
-/// First memory for a message in several segments; it grows with what really comes.
-const ASSEMBLY_BYTES_FIRST: usize = 128 * 1_024;
 /// Shortest time between two reports of one stream (R-REP-2).
 const REPORT_GAP_MIN_NS: u64 = 5_000_000;
 /// Longest time between two reports of one stream while it moves.
@@ -52,6 +50,9 @@ pub(super) struct Reception {
     pub(super) joined: SeqNo,
     window: ReceiveWindow,
     assembly: Option<Assembly>,
+    /// The parts of the message on its way in, kept as they came and put together once, when it is whole.
+    parts: Vec<Bytes>,
+    parts_cost: usize,
     /// Whether a message has begun since the start; before that, the rest of one that began earlier is no loss.
     is_synced: bool,
     lost: VecDeque<SeqRange>,
@@ -59,16 +60,24 @@ pub(super) struct Reception {
     nack_due: Timestamp,
     report_due: Timestamp,
     reported: Timestamp,
-    /// The source has closed it; when that is to be believed whatever is still missing.
-    pub(super) closing: Option<Timestamp>,
+    closing: Closing,
 }
 
-/// A message of several segments on its way in.
+/// Whether the source goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    Open,
+    /// It has closed; repairs may come until then.
+    Until(Timestamp),
+    Over,
+}
+
+/// A message of several segments on its way in; its parts stand in [`Reception::parts`].
 #[derive(Debug)]
 struct Assembly {
     first: SeqNo,
     total: usize,
-    bytes: BytesMut,
+    bytes: usize,
     is_repaired: bool,
 }
 
@@ -85,13 +94,15 @@ impl Reception {
             joined: start,
             window: ReceiveWindow::new(start, len_max.get()),
             assembly: None,
+            parts: Vec::new(),
+            parts_cost: 0,
             is_synced,
             lost: VecDeque::new(),
             backoff: QuantDuration::default(),
             nack_due: Timestamp::FAR_FUTURE,
             report_due: Timestamp::FAR_FUTURE,
             reported: Timestamp::ZERO,
-            closing: None,
+            closing: Closing::Open,
         }
     }
 
@@ -104,20 +115,42 @@ impl Reception {
         self.lost.iter().copied()
     }
 
-    /// Bytes held out of order.
+    /// Memory held by what waits: segments out of order, and the message on its way in.
     pub(super) const fn bytes(&self) -> usize {
-        self.window.bytes()
+        self.window.bytes() + self.parts_cost
     }
 
-    pub(super) fn has_gaps(&self) -> bool {
-        self.window.has_gaps()
+    /// When a NACK or a report is due.
+    pub(super) fn answer_due(&self) -> Timestamp {
+        self.nack_due.min(self.report_due)
     }
 
-    /// When a NACK or a report is due, or the closing is to be believed.
-    pub(super) fn due(&self) -> Timestamp {
-        self.nack_due
-            .min(self.report_due)
-            .min(self.closing.unwrap_or(Timestamp::FAR_FUTURE))
+    /// When a closing is to be believed, whatever is still missing.
+    pub(super) const fn timeout_due(&self) -> Timestamp {
+        match self.closing {
+            Closing::Until(at) => at,
+            Closing::Open | Closing::Over => Timestamp::FAR_FUTURE,
+        }
+    }
+
+    /// The source has closed it: what is missing may still be repaired for a while (R-END-2).
+    pub(super) fn close(&mut self, until: Timestamp) {
+        if self.closing == Closing::Open {
+            self.closing = Closing::Until(until);
+        }
+    }
+
+    /// Gives up what is still missing when the time that closing allows is over.
+    pub(super) fn give_up_closed(&mut self, now: Timestamp) {
+        if matches!(self.closing, Closing::Until(at) if at <= now) {
+            self.closing = Closing::Over;
+            self.give_up();
+        }
+    }
+
+    /// Whether it is closed and nothing is missing any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.closing != Closing::Open && !self.window.has_gaps()
     }
 
     /// Takes one segment in. What it lets go is handed on by [`Reception::advance`].
@@ -194,6 +227,7 @@ impl Reception {
                         .assembly
                         .take()
                         .map_or(range.first(), |open| open.first);
+                    self.drop_parts();
                     self.is_synced = true;
                     self.report_lost(first, range.end(), origin, out);
                 }
@@ -223,60 +257,77 @@ impl Reception {
             Place::First { total } => {
                 self.abort(seq, origin, out);
                 let total = usize::try_from(total).unwrap_or(usize::MAX);
-                if total > MESSAGE_BYTES_MAX {
-                    return self.corrupt(seq, seq, origin, out);
-                }
-                let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_FIRST));
-                bytes.extend_from_slice(&segment.payload);
-                self.is_synced = true;
-                self.assembly = Some(Assembly {
+                let open = Assembly {
                     first: seq,
                     total,
-                    bytes,
-                    is_repaired: segment.is_repair,
-                });
-            }
-            Place::Middle | Place::Last => {
-                let Some(mut open) = self.assembly.take() else {
-                    if self.is_synced {
-                        self.report_lost(seq, seq.plus(1), origin, out);
-                    } else {
-                        self.joined = seq.plus(1);
-                    }
-                    return;
+                    bytes: 0,
+                    is_repaired: false,
                 };
-                open.is_repaired |= segment.is_repair;
-                let fits = open.bytes.len() + segment.payload.len() <= open.total;
-                if fits {
-                    open.bytes.extend_from_slice(&segment.payload);
+                if total > MESSAGE_BYTES_MAX {
+                    return self.corrupt(&open, seq, origin, out);
                 }
-                let is_last = segment.place == Place::Last;
-                match (fits, is_last, open.bytes.len() == open.total) {
-                    (true, false, _) => self.assembly = Some(open),
-                    (true, true, true) => {
-                        if let Some(range) = SeqRange::new(open.first, seq.plus(1)) {
-                            self.deliver(range, open.bytes.freeze(), open.is_repaired, origin, out);
-                        }
-                    }
-                    _ => self.corrupt(open.first, seq, origin, out),
-                }
+                self.add_part(open, seq, segment, origin, out);
             }
+            Place::Middle | Place::Last => match self.assembly.take() {
+                Some(open) => self.add_part(open, seq, segment, origin, out),
+                None if self.is_synced => self.report_lost(seq, seq.plus(1), origin, out),
+                None => self.joined = seq.plus(1),
+            },
         }
+    }
+
+    /// One more part of the message on its way in.
+    fn add_part(
+        &mut self,
+        mut open: Assembly,
+        seq: SeqNo,
+        segment: Stored,
+        origin: Origin,
+        out: &mut Output,
+    ) {
+        self.is_synced = true;
+        open.is_repaired |= segment.is_repair;
+        open.bytes += segment.payload.len();
+        self.parts_cost += segment.cost;
+        self.parts.push(segment.payload);
+        let is_last = segment.place == Place::Last;
+        if open.bytes > open.total || (is_last && open.bytes < open.total) {
+            return self.corrupt(&open, seq, origin, out);
+        }
+        if !is_last {
+            self.assembly = Some(open);
+            return;
+        }
+        let mut whole = BytesMut::with_capacity(open.total);
+        self.parts
+            .iter()
+            .for_each(|part| whole.extend_from_slice(part));
+        self.drop_parts();
+        if let Some(range) = SeqRange::new(open.first, seq.plus(1)) {
+            self.deliver(range, whole.freeze(), open.is_repaired, origin, out);
+        }
+    }
+
+    fn drop_parts(&mut self) {
+        self.parts.clear();
+        self.parts_cost = 0;
     }
 
     /// A message begins before the one that was open has ended: no source of ours sends that.
     fn abort(&mut self, seq: SeqNo, origin: Origin, out: &mut Output) {
         self.is_synced = true;
         if let Some(open) = self.assembly.take() {
+            self.drop_parts();
             out.stats.discard_corrupt += 1;
             self.report_lost(open.first, seq, origin, out);
         }
     }
 
-    fn corrupt(&mut self, first: SeqNo, last: SeqNo, origin: Origin, out: &mut Output) {
+    fn corrupt(&mut self, open: &Assembly, last: SeqNo, origin: Origin, out: &mut Output) {
+        self.drop_parts();
         out.stats.discard_corrupt += 1;
         self.is_synced = true;
-        self.report_lost(first, last.plus(1), origin, out);
+        self.report_lost(open.first, last.plus(1), origin, out);
     }
 
     fn deliver(
@@ -367,13 +418,23 @@ impl Reception {
         self.nack_due = self.window.next_due();
     }
 
-    /// The source asks for a report.
+    /// The source asks for a report (R-REP-4).
     pub(super) fn handle_ask(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
         let spread = rng.below(
             path.group_size
                 .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS),
         );
-        self.report_due = self.report_due.min(now.plus_nanos(spread));
+        self.report_due = self
+            .report_due
+            .min(self.may_report(now, REPORT_GAP_MIN_NS).plus_nanos(spread));
+    }
+
+    /// When the next report may go out, `gap_ns` after the last.
+    fn may_report(&self, now: Timestamp, gap_ns: u64) -> Timestamp {
+        match self.reported {
+            Timestamp::ZERO => now,
+            reported => reported.plus_nanos(gap_ns).max(now),
+        }
     }
 
     pub(super) fn is_report_due(&self, now: Timestamp) -> bool {
@@ -395,11 +456,8 @@ impl Reception {
             path.group_size
                 .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS),
         );
-        let earliest = match self.reported {
-            Timestamp::ZERO => now,
-            reported => reported.plus_nanos(gap.clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS)),
-        };
-        self.report_due = earliest.max(now).plus_nanos(spread);
+        let earliest = self.may_report(now, gap.clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS));
+        self.report_due = earliest.plus_nanos(spread);
     }
 }
 

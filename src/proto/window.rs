@@ -17,6 +17,8 @@ pub(super) struct Stored {
     pub(super) place: Place,
     pub(super) payload: Bytes,
     pub(super) is_repair: bool,
+    /// Memory it holds: its share of the datagram it came in, and its place in a table.
+    pub(super) cost: usize,
 }
 
 /// A run of missing numbers and where its repair cycle stands.
@@ -65,7 +67,7 @@ pub(super) struct ReceiveWindow {
     len_max: u64,
     stored: VecDeque<(SeqNo, Stored)>,
     gaps: VecDeque<Gap>,
-    bytes: usize,
+    cost: usize,
 }
 
 impl ReceiveWindow {
@@ -76,7 +78,7 @@ impl ReceiveWindow {
             len_max,
             stored: VecDeque::new(),
             gaps: VecDeque::new(),
-            bytes: 0,
+            cost: 0,
         }
     }
 
@@ -89,9 +91,9 @@ impl ReceiveWindow {
         self.end
     }
 
-    /// Bytes held out of order.
+    /// Memory held by what is out of order.
     pub(super) const fn bytes(&self) -> usize {
-        self.bytes
+        self.cost
     }
 
     pub(super) fn has_gaps(&self) -> bool {
@@ -128,7 +130,7 @@ impl ReceiveWindow {
             missing => missing.is_some(),
         };
         self.end = seq.plus(1);
-        self.bytes += segment.payload.len();
+        self.cost += segment.cost;
         self.stored.push_back((seq, segment));
         if shows_gap {
             Inserted::KeptBehindGap
@@ -145,7 +147,7 @@ impl ReceiveWindow {
             .is_some_and(|(seq, _)| *seq == self.next)
         {
             let (seq, segment) = self.stored.pop_front()?;
-            self.bytes -= segment.payload.len();
+            self.cost -= segment.cost;
             self.next = seq.plus(1);
             return Some(Next::Segment(seq, segment));
         }
@@ -264,7 +266,7 @@ impl ReceiveWindow {
                 );
             }
         }
-        self.bytes += segment.payload.len();
+        self.cost += segment.cost;
         let at = self.stored.partition_point(|(held, _)| *held < seq);
         self.stored.insert(at, (seq, segment));
         Inserted::Kept
@@ -284,6 +286,7 @@ mod tests {
             place: Place::Whole,
             payload: Bytes::from_static(b"abc"),
             is_repair: false,
+            cost: 3,
         }
     }
 

@@ -189,7 +189,8 @@ impl<'a> DatagramWriter<'a> {
         })
     }
 
-    /// Adds a NACK of `gaps`, which ascend and lie apart; returns how many of them it names whole. None: no room at all.
+    /// Adds a NACK of `gaps`, which ascend and lie apart; returns how many of them it names, the last one
+    /// perhaps in part. None: no room at all.
     pub fn nack(&mut self, about: &About, gaps: impl IntoIterator<Item = SeqRange>) -> usize {
         let mut gaps = gaps.into_iter().peekable();
         let Some(base) = gaps.peek().map(|gap| gap.first()) else {
@@ -212,10 +213,10 @@ impl<'a> DatagramWriter<'a> {
                 }
                 fits
             });
-            if !whole {
+            named += usize::from(whole.is_some());
+            if whole != Some(true) {
                 break;
             }
-            named += 1;
         }
         if let Some(block) = packer.open {
             self.block(block);
@@ -408,20 +409,21 @@ struct BlockPacker {
 
 impl BlockPacker {
     /// Takes one gap in; `write` is given each block that is full and says whether there was room. Returns whether the
-    /// gap is named whole.
-    fn push(&mut self, gap: SeqRange, mut write: impl FnMut(NackBlock) -> bool) -> bool {
+    /// gap is named whole, or in part, or (`None`) not at all.
+    fn push(&mut self, gap: SeqRange, mut write: impl FnMut(NackBlock) -> bool) -> Option<bool> {
         if self.set_bits(gap) {
-            return true;
+            return Some(true);
         }
         let mut rest = Some(gap);
+        let mut named = None;
         while let Some(range) = rest {
             let Ok(offset) = u32::try_from(range.first().since(self.base)) else {
-                return false;
+                return named;
             };
             if let Some(full) = self.open
                 && !write(full)
             {
-                return false;
+                return named;
             }
             let run = u16::try_from(range.len()).unwrap_or(u16::MAX);
             self.open = Some(NackBlock {
@@ -430,8 +432,9 @@ impl BlockPacker {
                 mask: 0,
             });
             rest = SeqRange::new(range.first().plus(u64::from(run)), range.end());
+            named = Some(rest.is_none());
         }
-        true
+        named
     }
 
     fn set_bits(&mut self, gap: SeqRange) -> bool {
