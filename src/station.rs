@@ -377,7 +377,7 @@ impl Station {
                 seqs,
             },
             Event::NameConflict { from } => StationEvent::NameConflict { from },
-            Event::Delivered(delivery) => self.receive(&delivery, wall_ns),
+            Event::Delivered(delivery) => self.receive(delivery, wall_ns),
             Event::Reported { station, .. } => StationEvent::Reported { station },
             Event::Control { .. } => return self.poll_event(wall_ns),
         })
@@ -401,14 +401,14 @@ impl Station {
         &self.endpoint
     }
 
-    fn receive(&mut self, delivery: &Delivery, wall_ns: u64) -> StationEvent {
+    fn receive(&mut self, delivery: Delivery, wall_ns: u64) -> StationEvent {
         let at = Placed {
             origin: delivery.origin,
             stream: delivery.stream,
             seqs: delivery.seqs,
             is_repaired: delivery.is_repaired,
         };
-        match self.inbox.receive(&delivery.payload, wall_ns) {
+        match self.inbox.receive(delivery.payload, wall_ns) {
             Received::New(notice) => StationEvent::Notice {
                 at,
                 notice,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use bytes::Bytes;
+
 use super::{Notice, NoticeError, NoticeId};
 
 /// Notices remembered, so that one sent to several groups is shown once. Copies come within milliseconds of each other;
@@ -30,7 +32,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Takes a delivered message in; `wall_ns` is the present, nanoseconds since 1970.
-    pub fn receive(&mut self, payload: &[u8], wall_ns: u64) -> Received {
+    pub fn receive(&mut self, payload: Bytes, wall_ns: u64) -> Received {
         let notice = match Notice::decode(payload) {
             Ok(notice) => notice,
             Err(error) => return Received::Unreadable(error),
@@ -73,29 +75,32 @@ mod tests {
                 sent_ns: 0,
                 expires_ns,
                 confirm: false,
-                text: String::new(),
+                text: "".into(),
             };
             notice.encode().unwrap()
         };
         assert!(matches!(
-            inbox.receive(&notice(1, None), 5),
+            inbox.receive(notice(1, None), 5),
             Received::New(_)
         ));
         assert_eq!(
-            inbox.receive(&notice(1, None), 5),
+            inbox.receive(notice(1, None), 5),
             Received::Again(NoticeId(1))
         );
         assert!(matches!(
-            inbox.receive(&notice(2, Some(4)), 5),
+            inbox.receive(notice(2, Some(4)), 5),
             Received::Expired(_)
         ));
         assert!(matches!(
-            inbox.receive(&notice(3, Some(5)), 5),
+            inbox.receive(notice(3, Some(5)), 5),
             Received::New(_)
         ));
-        assert!(matches!(inbox.receive(b"junk", 5), Received::Unreadable(_)));
+        assert!(matches!(
+            inbox.receive(Bytes::from_static(b"junk"), 5),
+            Received::Unreadable(_)
+        ));
         for id in 10..30_000 {
-            inbox.receive(&notice(id, None), 5);
+            inbox.receive(notice(id, None), 5);
         }
         assert_eq!((inbox.seen.len(), inbox.order.len()), (SEEN_MAX, SEEN_MAX));
     }

@@ -34,13 +34,68 @@ impl fmt::Display for NoticeId {
     }
 }
 
+/// Text that shares the memory it came in.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Text(Bytes);
+
+impl Text {
+    /// The text that `bytes` are, if they are UTF-8.
+    pub fn new(bytes: Bytes) -> Option<Self> {
+        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+    }
+
+    /// The text. It was UTF-8 when it was made, and cannot have changed.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Its length in bytes.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it is empty.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
 /// What a supervisor broadcasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// Its own name.
     pub id: NoticeId,
     /// Who sent it: a station name.
-    pub from: String,
+    pub from: Text,
     /// When it was sent, nanoseconds since 1970 by the sender's clock.
     pub sent_ns: u64,
     /// After this it is not shown any more, nanoseconds since 1970; `None`: it stays true.
@@ -48,7 +103,7 @@ pub struct Notice {
     /// Whether a receipt is expected.
     pub confirm: bool,
     /// What it says.
-    pub text: String,
+    pub text: Text,
 }
 
 /// Why a message is not a notice.
@@ -71,7 +126,7 @@ impl Notice {
     /// # Errors
     /// [`NoticeError::Field`] when the name is no station name or the text is longer than [`TEXT_BYTES_MAX`].
     pub fn encode(&self) -> Result<Bytes, NoticeError> {
-        if !is_station_name(&self.from) {
+        if !is_station_name(self.from.as_str()) {
             return Err(NoticeError::Field("sender's name"));
         }
         if self.text.len() > TEXT_BYTES_MAX {
@@ -95,7 +150,7 @@ impl Notice {
     ///
     /// # Errors
     /// [`NoticeError`], the first fault found.
-    pub fn decode(mut bytes: &[u8]) -> Result<Self, NoticeError> {
+    pub fn decode(mut bytes: Bytes) -> Result<Self, NoticeError> {
         if bytes.len() < FIXED_BYTES {
             return Err(NoticeError::Truncated);
         }
@@ -107,21 +162,18 @@ impl Notice {
         let (id, sent_ns, expires_ns) =
             (NoticeId(bytes.get_u64()), bytes.get_u64(), bytes.get_u64());
         let name_len = usize::from(bytes.get_u8());
-        let (name, text) = bytes
-            .split_at_checked(name_len)
-            .ok_or(NoticeError::Truncated)?;
-        let utf8 = |bytes, field| std::str::from_utf8(bytes).map_err(|_| NoticeError::Field(field));
-        let from = utf8(name, "sender's name")?;
-        if !is_station_name(from) {
-            return Err(NoticeError::Field("sender's name"));
+        if name_len > bytes.len() {
+            return Err(NoticeError::Truncated);
         }
+        let from =
+            Text::new(bytes.split_to(name_len)).filter(|from| is_station_name(from.as_str()));
         Ok(Self {
             id,
-            from: from.to_owned(),
+            from: from.ok_or(NoticeError::Field("sender's name"))?,
             sent_ns,
             expires_ns: (expires_ns > 0).then_some(expires_ns),
             confirm: flags & FLAG_CONFIRM != 0,
-            text: utf8(text, "text")?.to_owned(),
+            text: Text::new(bytes).ok_or(NoticeError::Field("text"))?,
         })
     }
 }
@@ -173,31 +225,37 @@ mod tests {
     fn notice() -> Notice {
         Notice {
             id: NoticeId(0xfeed),
-            from: "süd-1".to_owned(),
+            from: "süd-1".into(),
             sent_ns: 5,
             expires_ns: Some(9),
             confirm: true,
-            text: "Panne réseau ☎\u{202e}\t".to_owned(),
+            text: "Panne réseau ☎\u{202e}\t".into(),
         }
     }
 
     #[test]
     fn survives_the_wire_and_refuses_nonsense() {
         let bytes = notice().encode().unwrap();
-        assert_eq!(Notice::decode(&bytes), Ok(notice()));
+        assert_eq!(Notice::decode(bytes.clone()), Ok(notice()));
         for len in 0..FIXED_BYTES + 6 {
-            assert!(Notice::decode(&bytes[..len]).is_err(), "{len}");
+            assert!(Notice::decode(bytes.slice(..len)).is_err(), "{len}");
         }
         let mut bad = bytes.to_vec();
         bad[0] = 2;
-        assert_eq!(Notice::decode(&bad), Err(NoticeError::Layout(2)));
+        assert_eq!(
+            Notice::decode(bad.clone().into()),
+            Err(NoticeError::Layout(2))
+        );
         let last = bad.len() - 1;
         bad[0] = 1;
         bad[last] = 0xff;
-        assert_eq!(Notice::decode(&bad), Err(NoticeError::Field("text")));
+        assert_eq!(
+            Notice::decode(bad.clone().into()),
+            Err(NoticeError::Field("text"))
+        );
         assert!(
             Notice {
-                text: "x".repeat(TEXT_BYTES_MAX + 1),
+                text: "x".repeat(TEXT_BYTES_MAX + 1).into(),
                 ..notice()
             }
             .encode()
@@ -205,7 +263,7 @@ mod tests {
         );
         assert!(
             Notice {
-                text: "x".repeat(TEXT_BYTES_MAX),
+                text: "x".repeat(TEXT_BYTES_MAX).into(),
                 ..notice()
             }
             .encode()
@@ -213,7 +271,7 @@ mod tests {
         );
         assert!(
             Notice {
-                from: String::new(),
+                from: Text::default(),
                 ..notice()
             }
             .encode()

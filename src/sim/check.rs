@@ -135,7 +135,7 @@ impl Checker {
             StationEvent::SessionEnded { origin, .. } => self.session_ended(node, *origin),
             StationEvent::Notice { at, notice, .. } => {
                 self.notices_delivered += 1;
-                self.notice(node, at, notice.id, &notice.text)
+                self.notice(node, at, notice.id, notice.text.as_str())
             }
             StationEvent::Again { at, id } => self.again(node, at, *id),
             StationEvent::Unreadable { error, .. } => Err(format!("a message that {error}")),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED};
+use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
 use crate::proto::{Config, Destination, Join, TransmitBatch};
 use crate::rng::Rng;
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
@@ -300,7 +300,8 @@ impl Network {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .wrapping_add(self.notices),
         );
-        let from = self.nodes[node.0].spec.name.clone();
+        let from = self.nodes[node.0].spec.name.as_str().into();
+        let text = Text::from(text);
         let notice = Notice {
             id,
             from,
@@ -315,7 +316,7 @@ impl Network {
         let origin = station.origin();
         for (stream, seqs) in station.broadcast(now, groups, lane, &notice)? {
             self.checker
-                .published(now, origin, stream, seqs, id, &notice.text);
+                .published(now, origin, stream, seqs, id, notice.text.as_str());
         }
         self.run_node(node);
         Ok(id)
