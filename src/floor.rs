@@ -35,7 +35,8 @@ pub const TTL_DEFAULT: u8 = 1;
 /// shift.
 pub const REMEMBER_DEFAULT: Duration = Duration::from_secs(15 * 60);
 /// Bounds of [`RosterRules::remember`]: 10 s spans a few lost presences, 7 days a weekend and a holiday.
-pub const REMEMBER: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(7 * 86_400);
+pub const REMEMBER: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(7 * 86_400);
 /// Rate of new data where the file says nothing, in bytes per second (200 Mbit/s): a fifth of a gigabit network, which
 /// telephones share.
 pub const DATA_RATE_DEFAULT: u64 = 25_000_000;
@@ -92,7 +93,10 @@ impl Default for Rates {
 impl Rates {
     fn with_data(data_bytes_per_s: u64) -> Self {
         let repair_bytes_per_s = (data_bytes_per_s / 2).max(*RATE.start());
-        Self { data_bytes_per_s, repair_bytes_per_s }
+        Self {
+            data_bytes_per_s,
+            repair_bytes_per_s,
+        }
     }
 }
 
@@ -107,7 +111,10 @@ pub struct RosterRules {
 
 impl Default for RosterRules {
     fn default() -> Self {
-        Self { remember: REMEMBER_DEFAULT, listed: BTreeMap::new() }
+        Self {
+            remember: REMEMBER_DEFAULT,
+            listed: BTreeMap::new(),
+        }
     }
 }
 
@@ -141,7 +148,10 @@ impl Floor {
     /// [`FloorError`], the first fault found.
     pub fn load(path: &Path) -> Result<Self, FloorError> {
         let shown = one_line(&path.display().to_string());
-        let whole = |what| FloorError::File { path: shown.clone(), what };
+        let whole = |what| FloorError::File {
+            path: shown.clone(),
+            what,
+        };
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
@@ -165,7 +175,10 @@ impl Floor {
 
     /// The group called `name`.
     pub fn group(&self, name: &str) -> Option<&Group> {
-        let at = self.groups.binary_search_by(|group| group.name.as_str().cmp(name)).ok()?;
+        let at = self
+            .groups
+            .binary_search_by(|group| group.name.as_str().cmp(name))
+            .ok()?;
         self.groups.get(at)
     }
 }
@@ -194,7 +207,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
         ("h", 3_600_000_000_000),
         ("d", 86_400_000_000_000),
     ];
-    let factor_of = |unit: &str| UNITS.iter().find(|(name, _)| *name == unit).map(|(_, nanos)| *nanos);
+    let factor_of = |unit: &str| {
+        UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .map(|(_, nanos)| *nanos)
+    };
     let nanos = scaled(text, factor_of).ok_or_else(|| QuantityError::new(text, NOT_A_DURATION))?;
     let duration = u64::try_from(nanos).map(Duration::from_nanos).ok();
     duration
@@ -202,7 +220,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
         .ok_or_else(|| QuantityError::new(text, "is too long; a duration is at most 365d"))
 }
 
-const NOT_A_DURATION: &str = "is not a duration; write a number and one of ms, s, m, h, d, such as 500ms, 90s or 15m";
+const NOT_A_DURATION: &str =
+    "is not a duration; write a number and one of ms, s, m, h, d, such as 500ms, 90s or 15m";
 
 /// As [`parse_duration`], for what cannot be 0.
 ///
@@ -234,12 +253,13 @@ pub fn parse_rate(text: &str) -> Result<u64, QuantityError> {
     };
     let bits = scaled(text, bits_per_s).ok_or_else(|| QuantityError::new(text, NOT_A_RATE))?;
     let bytes = u64::try_from(bits / 8).ok();
-    bytes
-        .filter(|it| RATE.contains(it))
-        .ok_or_else(|| QuantityError::new(text, "is out of bounds; a rate is 1 kbit/s to 100 Gbit/s"))
+    bytes.filter(|it| RATE.contains(it)).ok_or_else(|| {
+        QuantityError::new(text, "is out of bounds; a rate is 1 kbit/s to 100 Gbit/s")
+    })
 }
 
-const NOT_A_RATE: &str = "is not a rate; write a number and one of kbit/s, Mbit/s, Gbit/s, such as 100 Mbit/s";
+const NOT_A_RATE: &str =
+    "is not a rate; write a number and one of kbit/s, Mbit/s, Gbit/s, such as 100 Mbit/s";
 
 /// A decimal number times its unit, exactly; `None` where the text is not that. Twelve digits before the point and nine
 /// behind it are more than any quantity here needs, and keep the product far from overflow.
@@ -264,17 +284,27 @@ struct Fault {
 
 impl Fault {
     fn at(at: usize, what: impl Into<String>) -> Self {
-        Self { at: Some(at), what: what.into() }
+        Self {
+            at: Some(at),
+            what: what.into(),
+        }
     }
 
     fn missing(what: impl Into<String>) -> Self {
-        Self { at: None, what: what.into() }
+        Self {
+            at: None,
+            what: what.into(),
+        }
     }
 
     fn in_file(self, text: &str, path: &str) -> FloorError {
         let (path, what) = (one_line(path), one_line(&self.what));
         match self.at {
-            Some(at) => FloorError::Line { path, line: line_of(text.as_bytes(), at), what },
+            Some(at) => FloorError::Line {
+                path,
+                line: line_of(text.as_bytes(), at),
+                what,
+            },
             None => FloorError::File { path, what },
         }
     }
@@ -282,10 +312,16 @@ impl Fault {
 
 fn read_floor(text: &str) -> Result<Floor, Fault> {
     let root = DeTable::parse(text).map_err(|error| syntax_fault(text, &error))?;
-    let root = Section { name: String::new(), at: 0, entries: root.get_ref() };
+    let root = Section {
+        name: String::new(),
+        at: 0,
+        entries: root.get_ref(),
+    };
     root.allow(&["floor", "groups", "rates", "roster"])?;
     let floor = root.get("floor").ok_or_else(|| {
-        Fault::missing("there is no [floor] table; write a line [floor] and under it name = \"acme-support\"")
+        Fault::missing(
+            "there is no [floor] table; write a line [floor] and under it name = \"acme-support\"",
+        )
     })?;
     let floor = floor.section("a line [floor] and under it name = \"acme-support\"")?;
     floor.allow(&["name", "interface", "ttl", "dscp"])?;
@@ -294,16 +330,28 @@ fn read_floor(text: &str) -> Result<Floor, Fault> {
     Ok(Floor {
         id: FloorId::of(&name),
         name,
-        interface: floor.get("interface").map_or(Ok(InterfaceSpec::Auto), |it| read_interface(&it))?,
-        ttl: floor
-            .get("ttl")
-            .map_or(Ok(TTL_DEFAULT), |ttl| ttl.whole(0, u8::MAX, "write ttl = 1 to stay on one network segment"))?,
+        interface: floor
+            .get("interface")
+            .map_or(Ok(InterfaceSpec::Auto), |it| read_interface(&it))?,
+        ttl: floor.get("ttl").map_or(Ok(TTL_DEFAULT), |ttl| {
+            ttl.whole(0, u8::MAX, "write ttl = 1 to stay on one network segment")
+        })?,
         dscp: floor
             .get("dscp")
-            .map(|dscp| dscp.whole(0, 63, "write dscp = 46 for expedited forwarding, or leave it out"))
+            .map(|dscp| {
+                dscp.whole(
+                    0,
+                    63,
+                    "write dscp = 46 for expedited forwarding, or leave it out",
+                )
+            })
             .transpose()?,
-        rates: root.get("rates").map_or(Ok(Rates::default()), |rates| read_rates(&rates))?,
-        roster: root.get("roster").map_or(Ok(RosterRules::default()), |it| read_roster(&it, &groups))?,
+        rates: root
+            .get("rates")
+            .map_or(Ok(Rates::default()), |rates| read_rates(&rates))?,
+        roster: root
+            .get("roster")
+            .map_or(Ok(RosterRules::default()), |it| read_roster(&it, &groups))?,
         groups,
     })
 }
@@ -314,7 +362,10 @@ fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
     let why = error.message().trim_end();
     let what = if why == "duplicate key" {
         let key = text.get(span.clone()).unwrap_or("");
-        format!("{} stands here a second time; take one of the two out", quoted(key))
+        format!(
+            "{} stands here a second time; take one of the two out",
+            quoted(key)
+        )
     } else {
         format!(
             "this is not TOML ({why}); text stands in double quotes, as in name = \"acme-support\", and a table's name \
@@ -325,9 +376,12 @@ fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
 }
 
 fn read_floor_name(floor: &Section<'_>) -> Result<String, Fault> {
-    let field = floor
-        .get("name")
-        .ok_or_else(|| Fault::at(floor.at, "[floor] has no name; write under it name = \"acme-support\""))?;
+    let field = floor.get("name").ok_or_else(|| {
+        Fault::at(
+            floor.at,
+            "[floor] has no name; write under it name = \"acme-support\"",
+        )
+    })?;
     let name = field.text("\"acme-support\"")?;
     // A blank at an end cannot be seen, but would make it another floor, which hears nothing of this one.
     if is_station_name(name) && name.trim() == name {
@@ -347,7 +401,11 @@ fn read_floor_name(floor: &Section<'_>) -> Result<String, Fault> {
 fn read_interface(field: &Field<'_>) -> Result<InterfaceSpec, Fault> {
     if matches!(field.value, DeValue::Integer(_)) {
         return field
-            .whole(1, u32::MAX, "write the index that the system shows, or \"auto\"")
+            .whole(
+                1,
+                u32::MAX,
+                "write the index that the system shows, or \"auto\"",
+            )
             .map(InterfaceSpec::Index);
     }
     let text = field.text("\"auto\", \"eth0\", \"192.168.1.17\" or an index")?;
@@ -356,8 +414,10 @@ fn read_interface(field: &Field<'_>) -> Result<InterfaceSpec, Fault> {
         Ok(interface) => return Ok(interface),
         Err(error) => error.to_string(),
     };
-    let what =
-        format!("interface {} cannot be used: {why}; write a name, an index, an address, or \"auto\"", quoted(text));
+    let what = format!(
+        "interface {} cannot be used: {why}; write a name, an index, an address, or \"auto\"",
+        quoted(text)
+    );
     Err(Fault::at(field.at, what))
 }
 
@@ -370,17 +430,26 @@ fn read_rates(rates: &Field<'_>) -> Result<Rates, Fault> {
             .map_err(|error| Fault::at(field.at, format!("in [rates], {key} = {error}"))),
     };
     let data_bytes_per_s = rate("data", DATA_RATE_DEFAULT)?;
-    let repair_bytes_per_s = rate("repair", Rates::with_data(data_bytes_per_s).repair_bytes_per_s)?;
-    Ok(Rates { data_bytes_per_s, repair_bytes_per_s })
+    let repair_bytes_per_s = rate(
+        "repair",
+        Rates::with_data(data_bytes_per_s).repair_bytes_per_s,
+    )?;
+    Ok(Rates {
+        data_bytes_per_s,
+        repair_bytes_per_s,
+    })
 }
 
 fn read_roster(roster: &Field<'_>, groups: &[Group]) -> Result<RosterRules, Fault> {
     let section = roster.section("a line [roster] and under it remember = \"15m\"")?;
     section.allow(&["remember", "listed"])?;
-    let remember = section.get("remember").map_or(Ok(REMEMBER_DEFAULT), |it| read_remember(&it))?;
+    let remember = section
+        .get("remember")
+        .map_or(Ok(REMEMBER_DEFAULT), |it| read_remember(&it))?;
     let mut listed = BTreeMap::new();
     if let Some(field) = section.get("listed") {
-        let lists = field.section("a line [roster.listed] and under it all = [\"ws-1\", \"ws-2\"]")?;
+        let lists =
+            field.section("a line [roster.listed] and under it all = [\"ws-1\", \"ws-2\"]")?;
         for list in lists.fields() {
             if !groups.iter().any(|group| group.name == list.key) {
                 let known: Vec<_> = groups.iter().map(|group| group.name.as_str()).collect();
@@ -400,8 +469,8 @@ fn read_roster(roster: &Field<'_>, groups: &[Group]) -> Result<RosterRules, Faul
 
 fn read_remember(field: &Field<'_>) -> Result<Duration, Fault> {
     let text = field.text("\"15m\"")?;
-    let remember =
-        parse_duration(text).map_err(|error| Fault::at(field.at, format!("in [roster], remember = {error}")))?;
+    let remember = parse_duration(text)
+        .map_err(|error| Fault::at(field.at, format!("in [roster], remember = {error}")))?;
     if REMEMBER.contains(&remember) {
         return Ok(remember);
     }
@@ -440,7 +509,11 @@ fn read_stations(list: &Field<'_>) -> Result<Vec<String>, Fault> {
             return Err(Fault::at(at, what));
         }
         if !seen.insert(station.clone()) {
-            let what = format!("{} lists the station {} twice; remove one of the two", list.path(), quoted(&station));
+            let what = format!(
+                "{} lists the station {} twice; remove one of the two",
+                list.path(),
+                quoted(&station)
+            );
             return Err(Fault::at(at, what));
         }
         stations.push(station);
@@ -461,12 +534,16 @@ fn odd_name(name: &str) -> String {
     }
 }
 
-const NO_GROUPS: &str = "there are no groups; write a line [groups.all] and under it address = \"239.255.77.1:7700\"";
+const NO_GROUPS: &str =
+    "there are no groups; write a line [groups.all] and under it address = \"239.255.77.1:7700\"";
 
 /// The groups with their checks: each alone, then each against those before it in the file.
 fn read_groups(root: &Section<'_>) -> Result<Vec<Group>, Fault> {
-    let field = root.get("groups").ok_or_else(|| Fault::missing(NO_GROUPS))?;
-    let section = field.section("a line [groups.all] and under it address = \"239.255.77.1:7700\"")?;
+    let field = root
+        .get("groups")
+        .ok_or_else(|| Fault::missing(NO_GROUPS))?;
+    let section =
+        field.section("a line [groups.all] and under it address = \"239.255.77.1:7700\"")?;
     let mut placed = Vec::new();
     for field in section.fields() {
         placed.push(read_group(&field)?);
@@ -475,7 +552,10 @@ fn read_groups(root: &Section<'_>) -> Result<Vec<Group>, Fault> {
         return Err(Fault::at(field.at, NO_GROUPS));
     }
     if placed.len() > GROUPS_MAX {
-        let what = format!("there are {} groups, but a floor has at most {GROUPS_MAX}; merge some", placed.len());
+        let what = format!(
+            "there are {} groups, but a floor has at most {GROUPS_MAX}; merge some",
+            placed.len()
+        );
         return Err(Fault::at(field.at, what));
     }
     placed.sort_by_key(|(_, at)| *at);
@@ -503,15 +583,29 @@ fn read_group(field: &Field<'_>) -> Result<(Group, usize), Fault> {
         );
         return Err(Fault::at(field.at, what));
     }
-    let section = field.section(&format!("a line [groups.{name}] and under it address = \"239.255.77.1:7700\""))?;
+    let section = field.section(&format!(
+        "a line [groups.{name}] and under it address = \"239.255.77.1:7700\""
+    ))?;
     section.allow(&["address"])?;
     let address = section.get("address").ok_or_else(|| {
-        Fault::at(field.at, format!("group \"{name}\" has no address; write under it address = \"239.255.77.1:7700\""))
+        Fault::at(
+            field.at,
+            format!(
+                "group \"{name}\" has no address; write under it address = \"239.255.77.1:7700\""
+            ),
+        )
     })?;
     let text = address.text("\"239.255.77.1:7700\"")?;
-    let parsed =
-        read_address(text).map_err(|why| Fault::at(address.at, format!("group \"{name}\" has address {why}")))?;
-    Ok((Group { name: name.to_owned(), id: GroupId::of(name), address: parsed }, address.at))
+    let parsed = read_address(text)
+        .map_err(|why| Fault::at(address.at, format!("group \"{name}\" has address {why}")))?;
+    Ok((
+        Group {
+            name: name.to_owned(),
+            id: GroupId::of(name),
+            address: parsed,
+        },
+        address.at,
+    ))
 }
 
 fn is_group_char(c: char) -> bool {
@@ -539,7 +633,11 @@ fn mended_group_name(name: &str) -> String {
         .skip_while(|c| *c == '-')
         .take(GROUP_NAME_BYTES_MAX)
         .collect();
-    if mended.is_empty() { "all".to_owned() } else { mended }
+    if mended.is_empty() {
+        "all".to_owned()
+    } else {
+        mended
+    }
 }
 
 const ADVICE_V4: &str = "use one in 239.255.0.0/16, such as 239.255.77.1:7700";
@@ -559,7 +657,9 @@ fn read_address(text: &str) -> Result<SocketAddr, String> {
     };
     if address.port() == 0 {
         let ip = SocketAddr::new(address.ip(), 7700);
-        return Err(format!("{address}, but nothing can be sent to port 0; use a port from 1 to 65535, such as {ip}"));
+        return Err(format!(
+            "{address}, but nothing can be sent to port 0; use a port from 1 to 65535, such as {ip}"
+        ));
     }
     match address {
         SocketAddr::V4(v4) => match fault_v4(*v4.ip()) {
@@ -581,7 +681,8 @@ fn read_address(text: &str) -> Result<SocketAddr, String> {
 fn fault_v4(ip: Ipv4Addr) -> Option<String> {
     let [a, b, c, d] = ip.octets();
     let why = if !ip.is_multicast() {
-        "a group needs a multicast address (224.0.0.0 to 239.255.255.255, or IPv6 ff00::/8)".to_owned()
+        "a group needs a multicast address (224.0.0.0 to 239.255.255.255, or IPv6 ff00::/8)"
+            .to_owned()
     } else if (a, b, c) == (224, 0, 0) {
         "224.0.0.x is reserved for routing protocols and is never pruned by switches".to_owned()
     } else if a == 232 {
@@ -602,7 +703,8 @@ fn fault_v6(ip: Ipv6Addr) -> Option<String> {
     let [.., low3, low2, low1, low0] = ip.octets();
     let mac = shown_mac(ip.into());
     let why = if !ip.is_multicast() {
-        "a group needs a multicast address (ff00::/8, or IPv4 224.0.0.0 to 239.255.255.255)".to_owned()
+        "a group needs a multicast address (ff00::/8, or IPv4 224.0.0.0 to 239.255.255.255)"
+            .to_owned()
     } else if scope == 0 || scope == 0xf {
         format!("its scope, the {scope:x} in {first:x}, is reserved")
     } else if flags & 1 == 0 {
@@ -612,7 +714,9 @@ fn fault_v6(ip: Ipv6Addr) -> Option<String> {
     } else if flags == 3 && second == 0 {
         format!("{first:x}::/32 is source-specific only, and anyone on a floor may be a source")
     } else if low3 == 0xff {
-        format!("it has the Ethernet address {mac} of neighbour discovery, which switches never prune")
+        format!(
+            "it has the Ethernet address {mac} of neighbour discovery, which switches never prune"
+        )
     } else if (low3, low2, low1) == (0, 0, 0) {
         format!("it has the Ethernet address {mac} of ff02::{low0:x}, which switches never prune")
     } else {
@@ -625,11 +729,16 @@ fn fault_v6(ip: Ipv6Addr) -> Option<String> {
 fn conflict(earlier: &Group, later: &Group) -> Option<String> {
     let (a, b) = (earlier.address.ip(), later.address.ip());
     let why = if earlier.id == later.id {
-        format!("have names with the same id {} on the wire; rename one of them", later.id)
+        format!(
+            "have names with the same id {} on the wire; rename one of them",
+            later.id
+        )
     } else if earlier.address == later.address {
         format!("have the same address {}; give each its own", later.address)
     } else if a == b {
-        format!("have the same address {a} on two ports, which no switch can tell apart; give each its own address")
+        format!(
+            "have the same address {a} on two ports, which no switch can tell apart; give each its own address"
+        )
     } else if mac(a) == mac(b) {
         let mac = shown_mac(a);
         format!(
@@ -639,7 +748,10 @@ fn conflict(earlier: &Group, later: &Group) -> Option<String> {
     } else {
         return None;
     };
-    Some(format!("groups \"{}\" and \"{}\" {why}", earlier.name, later.name))
+    Some(format!(
+        "groups \"{}\" and \"{}\" {why}",
+        earlier.name, later.name
+    ))
 }
 
 /// The Ethernet address of a multicast group: the low 23 bits of an IPv4 address (RFC 1112, 6.4), the low 32 of an IPv6
@@ -679,23 +791,32 @@ struct Section<'a> {
 impl<'a> Section<'a> {
     /// Refuses the first key, in the file's order, that is not one of `keys`.
     fn allow(&self, keys: &[&str]) -> Result<(), Fault> {
-        let unknown = self.fields().into_iter().find(|field| !keys.contains(&field.key));
+        let unknown = self
+            .fields()
+            .into_iter()
+            .find(|field| !keys.contains(&field.key));
         let Some(Field { key, at, value, .. }) = unknown else {
             return Ok(());
         };
         let (name, key, allowed) = (&self.name, quoted(key), keys.join(", "));
         let what = if !name.is_empty() {
-            format!("unknown key {key} in [{name}]; allowed there: {allowed}; correct it or take it out")
+            format!(
+                "unknown key {key} in [{name}]; allowed there: {allowed}; correct it or take it out"
+            )
         } else if matches!(value, DeValue::Table(_) | DeValue::Array(_)) {
             format!("unknown table {key}; allowed: {TABLES}; correct it or take it out")
         } else {
-            format!("key {key} stands outside any table; allowed: {TABLES}; put it under one, or take it out")
+            format!(
+                "key {key} stands outside any table; allowed: {TABLES}; put it under one, or take it out"
+            )
         };
         Err(Fault::at(at, what))
     }
 
     fn get(&'a self, key: &str) -> Option<Field<'a>> {
-        self.entries.get_key_value(key).map(|entry| self.field(entry))
+        self.entries
+            .get_key_value(key)
+            .map(|entry| self.field(entry))
     }
 
     /// All entries, in the file's order.
@@ -705,8 +826,16 @@ impl<'a> Section<'a> {
         fields
     }
 
-    fn field(&'a self, (key, value): (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>)) -> Field<'a> {
-        Field { table: &self.name, key: key.get_ref(), at: key.span().start, value: value.get_ref() }
+    fn field(
+        &'a self,
+        (key, value): (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>),
+    ) -> Field<'a> {
+        Field {
+            table: &self.name,
+            key: key.get_ref(),
+            at: key.span().start,
+            value: value.get_ref(),
+        }
     }
 }
 
@@ -739,7 +868,13 @@ impl<'a> Field<'a> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        Fault::at(self.at, format!("{} is {found}, but has to be {expected}; {advice}", self.path()))
+        Fault::at(
+            self.at,
+            format!(
+                "{} is {found}, but has to be {expected}; {advice}",
+                self.path()
+            ),
+        )
     }
 
     fn text(&self, example: &str) -> Result<&'a str, Fault> {
@@ -753,8 +888,16 @@ impl<'a> Field<'a> {
         let DeValue::Table(entries) = self.value else {
             return Err(self.wrong_type("a table", &format!("write {example}")));
         };
-        let name = if self.table.is_empty() { self.key.to_owned() } else { format!("{}.{}", self.table, self.key) };
-        Ok(Section { name, at: self.at, entries })
+        let name = if self.table.is_empty() {
+            self.key.to_owned()
+        } else {
+            format!("{}.{}", self.table, self.key)
+        };
+        Ok(Section {
+            name,
+            at: self.at,
+            entries,
+        })
     }
 
     /// A whole number from `least` to `most`. TOML's integers may be longer than any type of ours.
@@ -763,7 +906,10 @@ impl<'a> Field<'a> {
         T: Copy + PartialOrd + std::fmt::Display + TryFrom<i128>,
     {
         let DeValue::Integer(integer) = self.value else {
-            return Err(self.wrong_type(&format!("a whole number from {least} to {most}, without quotes"), advice));
+            return Err(self.wrong_type(
+                &format!("a whole number from {least} to {most}, without quotes"),
+                advice,
+            ));
         };
         i128::from_str_radix(integer.as_str(), integer.radix())
             .ok()
@@ -773,7 +919,10 @@ impl<'a> Field<'a> {
                 let number = shortened(&integer.to_string());
                 Fault::at(
                     self.at,
-                    format!("{} is {number}, but has to be from {least} to {most}; {advice}", self.path()),
+                    format!(
+                        "{} is {number}, but has to be from {least} to {most}; {advice}",
+                        self.path()
+                    ),
                 )
             })
     }
@@ -798,12 +947,17 @@ fn not_utf8(bytes: &[u8], error: std::str::Utf8Error, path: &str) -> FloorError 
     let found = match bytes {
         // The marks of UTF-16, which Windows editors and PowerShell's `>` write.
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the file is UTF-16".to_owned(),
-        _ => format!("byte {:#04x} at offset {at} is not UTF-8", bytes.get(at).copied().unwrap_or(0)),
+        _ => format!(
+            "byte {:#04x} at offset {at} is not UTF-8",
+            bytes.get(at).copied().unwrap_or(0)
+        ),
     };
     FloorError::Line {
         path: path.to_owned(),
         line: line_of(bytes, at),
-        what: format!("{found}, but a floor file has to be UTF-8 text; save it as UTF-8 in the editor"),
+        what: format!(
+            "{found}, but a floor file has to be UTF-8 text; save it as UTF-8 in the editor"
+        ),
     }
 }
 
@@ -827,7 +981,15 @@ fn shortened(text: &str) -> String {
 
 /// One line of it, whatever a path or another library's message contains.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -846,7 +1008,10 @@ mod tests {
 
     fn one_sentence(error: &FloorError) -> String {
         let said = error.to_string();
-        assert!(!said.chars().any(char::is_control) && !said.contains("  "), "{said:?}");
+        assert!(
+            !said.chars().any(char::is_control) && !said.contains("  "),
+            "{said:?}"
+        );
         assert!(said.len() < 420 && !said.ends_with('.'), "{said:?}");
         said
     }
@@ -857,7 +1022,10 @@ mod tests {
             let said = fault(text);
             println!("{said}");
             for part in *parts {
-                assert!(said.contains(part), "no {part:?} in {said:?} about {text:?}");
+                assert!(
+                    said.contains(part),
+                    "no {part:?} in {said:?} about {text:?}"
+                );
             }
         }
     }
@@ -871,14 +1039,19 @@ mod tests {
     }
 
     fn two_groups(first: &str, second: &str) -> String {
-        format!("{HEAD}[groups.zulu]\naddress = \"{first}\"\n[groups.alpha]\naddress = \"{second}\"\n")
+        format!(
+            "{HEAD}[groups.zulu]\naddress = \"{first}\"\n[groups.alpha]\naddress = \"{second}\"\n"
+        )
     }
 
     #[test]
     fn the_least_that_works() {
         let floor = Floor::parse(&format!("{HEAD}{TAIL}"), "floor.toml").unwrap();
-        let all =
-            Group { name: "all".to_owned(), id: GroupId::of("all"), address: "239.255.77.1:7700".parse().unwrap() };
+        let all = Group {
+            name: "all".to_owned(),
+            id: GroupId::of("all"),
+            address: "239.255.77.1:7700".parse().unwrap(),
+        };
         assert_eq!(floor.group("all"), Some(&all));
         assert_eq!(floor.group("al"), None);
         let expected = Floor {
@@ -887,9 +1060,15 @@ mod tests {
             interface: InterfaceSpec::Auto,
             ttl: 1,
             dscp: None,
-            rates: Rates { data_bytes_per_s: 25_000_000, repair_bytes_per_s: 12_500_000 },
+            rates: Rates {
+                data_bytes_per_s: 25_000_000,
+                repair_bytes_per_s: 12_500_000,
+            },
             groups: vec![all],
-            roster: RosterRules { remember: Duration::from_secs(900), listed: BTreeMap::new() },
+            roster: RosterRules {
+                remember: Duration::from_secs(900),
+                listed: BTreeMap::new(),
+            },
         };
         assert_eq!(floor, expected);
     }
@@ -916,10 +1095,29 @@ mod tests {
             dscp = 63
         "#;
         let floor = Floor::parse(text, "floor.toml").unwrap();
-        assert_eq!(floor.groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["all", "zulu"]);
-        assert_eq!(floor.group("zulu").unwrap().address, "[ff15::7701]:7700".parse().unwrap());
-        assert_eq!((floor.interface, floor.ttl, floor.dscp), (InterfaceSpec::Index(7), 0, Some(63)));
-        assert_eq!(floor.rates, Rates { data_bytes_per_s: 187_500_000, repair_bytes_per_s: 8_000 });
+        assert_eq!(
+            floor
+                .groups
+                .iter()
+                .map(|group| group.name.as_str())
+                .collect::<Vec<_>>(),
+            ["all", "zulu"]
+        );
+        assert_eq!(
+            floor.group("zulu").unwrap().address,
+            "[ff15::7701]:7700".parse().unwrap()
+        );
+        assert_eq!(
+            (floor.interface, floor.ttl, floor.dscp),
+            (InterfaceSpec::Index(7), 0, Some(63))
+        );
+        assert_eq!(
+            floor.rates,
+            Rates {
+                data_bytes_per_s: 187_500_000,
+                repair_bytes_per_s: 8_000
+            }
+        );
         assert_eq!(floor.roster.remember, Duration::from_secs(7_200));
         assert_eq!(floor.roster.listed["all"], ["ws-2", "ws-1 Süd"]);
         assert!(floor.roster.listed["zulu"].is_empty());
@@ -932,9 +1130,13 @@ mod tests {
             ("\"3\"", InterfaceSpec::Index(3)),
             ("4294967295", InterfaceSpec::Index(u32::MAX)),
             ("\"eth0\"", InterfaceSpec::Name("eth0".to_owned())),
-            ("\"10.0.0.7\"", InterfaceSpec::Address("10.0.0.7".parse().unwrap())),
+            (
+                "\"10.0.0.7\"",
+                InterfaceSpec::Address("10.0.0.7".parse().unwrap()),
+            ),
         ] {
-            let floor = Floor::parse(&floor_with(&format!("interface = {value}")), "floor.toml").unwrap();
+            let floor =
+                Floor::parse(&floor_with(&format!("interface = {value}")), "floor.toml").unwrap();
             assert_eq!(floor.interface, expected);
         }
     }
@@ -953,29 +1155,62 @@ mod tests {
             // 233.252.0.1 is x.x.0.y but not x.0.0.y: 252 keeps seven bits of its own.
             Floor::parse(&group_at(address), "floor.toml").unwrap();
         }
-        Floor::parse(&two_groups("239.255.77.1:7700", "[ff15::ef7f:4d01]:7700"), "floor.toml").unwrap();
+        Floor::parse(
+            &two_groups("239.255.77.1:7700", "[ff15::ef7f:4d01]:7700"),
+            "floor.toml",
+        )
+        .unwrap();
     }
 
     #[test]
     fn faults_of_the_whole() {
         assert_faults(&[
-            (String::new(), &["floor.toml: there is no [floor] table; write a line [floor]"]),
+            (
+                String::new(),
+                &["floor.toml: there is no [floor] table; write a line [floor]"],
+            ),
             (TAIL.to_owned(), &["floor.toml: there is no [floor] table"]),
-            (HEAD.to_owned(), &["floor.toml: there are no groups; write a line [groups.all]"]),
-            (format!("{HEAD}[groups]\n"), &["line 3: there are no groups"]),
-            (format!("{HEAD}groups = 3\n"), &["line 3: unknown key \"groups\" in [floor]"]),
-            (format!("groups = 3\n{HEAD}"), &["line 1: [groups] is a whole number, but has to be a table"]),
-            (format!("{HEAD}[[groups]]\nname = \"all\"\n"), &["line 3: [groups] is a list, but has to be a table"]),
+            (
+                HEAD.to_owned(),
+                &["floor.toml: there are no groups; write a line [groups.all]"],
+            ),
+            (
+                format!("{HEAD}[groups]\n"),
+                &["line 3: there are no groups"],
+            ),
+            (
+                format!("{HEAD}groups = 3\n"),
+                &["line 3: unknown key \"groups\" in [floor]"],
+            ),
+            (
+                format!("groups = 3\n{HEAD}"),
+                &["line 1: [groups] is a whole number, but has to be a table"],
+            ),
+            (
+                format!("{HEAD}[[groups]]\nname = \"all\"\n"),
+                &["line 3: [groups] is a list, but has to be a table"],
+            ),
             (
                 format!("floor = \"acme\"\n{TAIL}"),
                 &["line 1: [floor] is text, but has to be a table; write a line [floor]"],
             ),
-            (format!("[floor]\nttl = 1\n{TAIL}"), &["line 1: [floor] has no name; write under it name = "]),
-            (format!("{HEAD}{TAIL}[grops]\n"), &["line 5: unknown table \"grops\"", "[groups.NAME]"]),
-            (format!("name = \"x\"\n{HEAD}{TAIL}"), &["line 1: key \"name\" stands outside any table"]),
+            (
+                format!("[floor]\nttl = 1\n{TAIL}"),
+                &["line 1: [floor] has no name; write under it name = "],
+            ),
+            (
+                format!("{HEAD}{TAIL}[grops]\n"),
+                &["line 5: unknown table \"grops\"", "[groups.NAME]"],
+            ),
+            (
+                format!("name = \"x\"\n{HEAD}{TAIL}"),
+                &["line 1: key \"name\" stands outside any table"],
+            ),
             (
                 floor_with("intreface = 1"),
-                &["line 3: unknown key \"intreface\" in [floor]; allowed there: name, interface, ttl, dscp"],
+                &[
+                    "line 3: unknown key \"intreface\" in [floor]; allowed there: name, interface, ttl, dscp",
+                ],
             ),
             (
                 format!("{HEAD}{TAIL}port = 1\n"),
@@ -985,14 +1220,29 @@ mod tests {
                 format!("{HEAD}{TAIL}[roster]\nlost = 1\n"),
                 &["unknown key \"lost\" in [roster]; allowed there: remember, listed"],
             ),
-            (floor_with("ttl = "), &["floor.toml line 3: ", "double quotes"]),
-            (floor_with("ttl = 1\nttl = 2"), &["floor.toml line 4: \"ttl\" stands here a second time; take"]),
-            (format!("{HEAD}{TAIL}{TAIL}"), &["line 5: \"all\" stands here a second time"]),
+            (
+                floor_with("ttl = "),
+                &["floor.toml line 3: ", "double quotes"],
+            ),
+            (
+                floor_with("ttl = 1\nttl = 2"),
+                &["floor.toml line 4: \"ttl\" stands here a second time; take"],
+            ),
+            (
+                format!("{HEAD}{TAIL}{TAIL}"),
+                &["line 5: \"all\" stands here a second time"],
+            ),
             (floor_with("name"), &["floor.toml line 3: "]),
-            (floor_with("interface = eth0"), &["floor.toml line 3: ", "double quotes"]),
+            (
+                floor_with("interface = eth0"),
+                &["floor.toml line 3: ", "double quotes"],
+            ),
             (floor_with("interface = \"eth0"), &["floor.toml line 3: "]),
             (floor_with("[floor"), &["floor.toml line 3: "]),
-            (format!("{HEAD}{}", "a = [".repeat(10_000)), &["floor.toml line 3: "]),
+            (
+                format!("{HEAD}{}", "a = [".repeat(10_000)),
+                &["floor.toml line 3: "],
+            ),
             (format!("{HEAD}\u{0}"), &["floor.toml line 3: "]),
         ]);
     }
@@ -1005,74 +1255,183 @@ mod tests {
                 format!("[floor]\nname = \"\"\n{TAIL}"),
                 &["line 2: the floor's name \"\" is empty, but has to be 1 to 64"],
             ),
-            (format!("[floor]\nname = \"{long}\"\n{TAIL}"), &["is 65 bytes long", "1 to 64 bytes"]),
-            (format!("[floor]\nname = \"a\\nb\"\n{TAIL}"), &["\"a\\nb\" is spoiled by the control character U+000A"]),
-            (format!("[floor]\nname = \"acme \"\n{TAIL}"), &["\"acme \" is begun or ended by a blank"]),
+            (
+                format!("[floor]\nname = \"{long}\"\n{TAIL}"),
+                &["is 65 bytes long", "1 to 64 bytes"],
+            ),
+            (
+                format!("[floor]\nname = \"a\\nb\"\n{TAIL}"),
+                &["\"a\\nb\" is spoiled by the control character U+000A"],
+            ),
+            (
+                format!("[floor]\nname = \"acme \"\n{TAIL}"),
+                &["\"acme \" is begun or ended by a blank"],
+            ),
             (
                 format!("[floor]\nname = 3\n{TAIL}"),
                 &["line 2: name in [floor] is a whole number, but has to be text in double quotes"],
             ),
-            (floor_with("ttl = 300"), &["line 3: ttl in [floor] is 300, but has to be from 0 to 255; write ttl = 1"]),
-            (floor_with("ttl = -1"), &["is -1, but has to be from 0 to 255"]),
-            (floor_with("ttl = 0xfff"), &["is 0xfff, but has to be from 0 to 255"]),
-            (floor_with(&format!("ttl = {}", "9".repeat(99))), &["999..., but has to be from 0 to 255"]),
-            (floor_with("ttl = \"1\""), &["is text, but has to be a whole number from 0 to 255, without quotes"]),
+            (
+                floor_with("ttl = 300"),
+                &["line 3: ttl in [floor] is 300, but has to be from 0 to 255; write ttl = 1"],
+            ),
+            (
+                floor_with("ttl = -1"),
+                &["is -1, but has to be from 0 to 255"],
+            ),
+            (
+                floor_with("ttl = 0xfff"),
+                &["is 0xfff, but has to be from 0 to 255"],
+            ),
+            (
+                floor_with(&format!("ttl = {}", "9".repeat(99))),
+                &["999..., but has to be from 0 to 255"],
+            ),
+            (
+                floor_with("ttl = \"1\""),
+                &["is text, but has to be a whole number from 0 to 255, without quotes"],
+            ),
             (floor_with("ttl = 1.0"), &["is a number with decimals, but"]),
             (floor_with("ttl = true"), &["is true, but"]),
-            (floor_with("dscp = 64"), &["line 3: dscp in [floor] is 64, but has to be from 0 to 63"]),
-            (floor_with("dscp = 2026-01-01"), &["is a date or a time, but"]),
-            (floor_with("interface = 0"), &["interface in [floor] is 0, but has to be from 1"]),
+            (
+                floor_with("dscp = 64"),
+                &["line 3: dscp in [floor] is 64, but has to be from 0 to 63"],
+            ),
+            (
+                floor_with("dscp = 2026-01-01"),
+                &["is a date or a time, but"],
+            ),
+            (
+                floor_with("interface = 0"),
+                &["interface in [floor] is 0, but has to be from 1"],
+            ),
             (floor_with("interface = \"0\""), &["indexes begin at 1"]),
-            (floor_with("interface = \"\""), &["line 3: interface \"\" cannot be used: ", "\"auto\""]),
-            (floor_with("interface = []"), &["interface in [floor] is a list, but has to be text"]),
-            (floor_with("[rates]\ndata = \"fast\""), &["line 4: in [rates], data = \"fast\" is not a rate; write"]),
-            (floor_with("[rates]\ndata = \"0 kbit/s\""), &["out of bounds; a rate is 1 kbit/s to 100 Gbit/s"]),
-            (floor_with("[rates]\nrepair = \"101 Gbit/s\""), &["repair = \"101 Gbit/s\" is out of bounds"]),
-            (floor_with("[rates]\ndata = 100"), &["data in [rates] is a whole number", "write \"100 Mbit/s\""]),
+            (
+                floor_with("interface = \"\""),
+                &["line 3: interface \"\" cannot be used: ", "\"auto\""],
+            ),
+            (
+                floor_with("interface = []"),
+                &["interface in [floor] is a list, but has to be text"],
+            ),
+            (
+                floor_with("[rates]\ndata = \"fast\""),
+                &["line 4: in [rates], data = \"fast\" is not a rate; write"],
+            ),
+            (
+                floor_with("[rates]\ndata = \"0 kbit/s\""),
+                &["out of bounds; a rate is 1 kbit/s to 100 Gbit/s"],
+            ),
+            (
+                floor_with("[rates]\nrepair = \"101 Gbit/s\""),
+                &["repair = \"101 Gbit/s\" is out of bounds"],
+            ),
+            (
+                floor_with("[rates]\ndata = 100"),
+                &["data in [rates] is a whole number", "write \"100 Mbit/s\""],
+            ),
             (
                 floor_with("[roster]\nremember = \"9s\""),
-                &["line 4: in [roster], remember = \"9s\" is out of bounds", "10s to 7d"],
+                &[
+                    "line 4: in [roster], remember = \"9s\" is out of bounds",
+                    "10s to 7d",
+                ],
             ),
-            (floor_with("[roster]\nremember = \"8d\""), &["remember = \"8d\" is out of bounds"]),
-            (floor_with("[roster]\nremember = \"soon\""), &["remember = \"soon\" is not a duration"]),
-            (floor_with("[roster]\nremember = 900"), &["remember in [roster] is a whole number, but has to be text"]),
+            (
+                floor_with("[roster]\nremember = \"8d\""),
+                &["remember = \"8d\" is out of bounds"],
+            ),
+            (
+                floor_with("[roster]\nremember = \"soon\""),
+                &["remember = \"soon\" is not a duration"],
+            ),
+            (
+                floor_with("[roster]\nremember = 900"),
+                &["remember in [roster] is a whole number, but has to be text"],
+            ),
             (
                 floor_with("[roster.listed]\nalll = []"),
-                &["line 4: [roster.listed] lists stations for group \"alll\", but", "(it has all)"],
+                &[
+                    "line 4: [roster.listed] lists stations for group \"alll\", but",
+                    "(it has all)",
+                ],
             ),
-            (floor_with("[roster.listed]\nall = \"ws-1\""), &["all in [roster.listed] is text, but has to be a list"]),
+            (
+                floor_with("[roster.listed]\nall = \"ws-1\""),
+                &["all in [roster.listed] is text, but has to be a list"],
+            ),
             (
                 floor_with("[roster.listed]\nall = [\n\"ws-1\",\n\"\"]"),
                 &["line 6: all in [roster.listed] lists the station \"\", which is empty"],
             ),
-            (floor_with("[roster.listed]\nall = [\"a\\tb\"]"), &["spoiled by the control character U+0009"]),
-            (floor_with("[roster.listed]\nall = [\"a\", \"a\"]"), &["lists the station \"a\" twice; remove one"]),
+            (
+                floor_with("[roster.listed]\nall = [\"a\\tb\"]"),
+                &["spoiled by the control character U+0009"],
+            ),
+            (
+                floor_with("[roster.listed]\nall = [\"a\", \"a\"]"),
+                &["lists the station \"a\" twice; remove one"],
+            ),
             (
                 floor_with("[roster.listed]\nall = [1]"),
-                &["line 4: a station of all in [roster.listed] is a whole number, but has to be text"],
+                &[
+                    "line 4: a station of all in [roster.listed] is a whole number, but has to be text",
+                ],
             ),
         ]);
     }
 
     #[test]
     fn faults_of_groups() {
-        let named = |name: &str| format!("{HEAD}[groups.{name}]\naddress = \"239.255.77.1:7700\"\n");
-        let many: String = (0..129).map(|i| format!("[groups.g{i}]\naddress = \"239.255.77.{i}:7700\"\n")).collect();
+        let named =
+            |name: &str| format!("{HEAD}[groups.{name}]\naddress = \"239.255.77.1:7700\"\n");
+        let many: String = (0..129)
+            .map(|i| format!("[groups.g{i}]\naddress = \"239.255.77.{i}:7700\"\n"))
+            .collect();
         assert_faults(&[
-            (named("Team-A"), &["line 3: group name \"Team-A\" contains 'T', but", "write [groups.team-a]"]),
+            (
+                named("Team-A"),
+                &[
+                    "line 3: group name \"Team-A\" contains 'T', but",
+                    "write [groups.team-a]",
+                ],
+            ),
             (named("\"a,b\""), &["contains ','", "write [groups.a-b]"]),
-            (named("\"\""), &["group name \"\" is empty, but", "write [groups.all]"]),
+            (
+                named("\"\""),
+                &["group name \"\" is empty, but", "write [groups.all]"],
+            ),
             (named("\"a\\nb\""), &["group name \"a\\nb\" contains '\\n'"]),
-            (named("-x"), &["group name \"-x\" begins with -", "write [groups.x]"]),
-            (named(&"x".repeat(33)), &["is 33 bytes long, but a group name is 1 to 32"]),
-            (format!("{HEAD}[groups.all]\n"), &["line 3: group \"all\" has no address; write"]),
+            (
+                named("-x"),
+                &["group name \"-x\" begins with -", "write [groups.x]"],
+            ),
+            (
+                named(&"x".repeat(33)),
+                &["is 33 bytes long, but a group name is 1 to 32"],
+            ),
+            (
+                format!("{HEAD}[groups.all]\n"),
+                &["line 3: group \"all\" has no address; write"],
+            ),
             (
                 format!("{HEAD}[groups]\nall = \"239.255.77.1:7700\"\n"),
-                &["line 4: all in [groups] is text, but has to be a table; write a line [groups.all]"],
+                &[
+                    "line 4: all in [groups] is text, but has to be a table; write a line [groups.all]",
+                ],
             ),
-            (format!("{HEAD}{TAIL}[groups.all.x]\n"), &["unknown key \"x\" in [groups.all]"]),
-            (format!("{HEAD}[groups.all]\naddress = 7700\n"), &["line 4: address in [groups.all] is a whole number"]),
-            (format!("{HEAD}{many}"), &["there are 129 groups, but a floor has at most 128"]),
+            (
+                format!("{HEAD}{TAIL}[groups.all.x]\n"),
+                &["unknown key \"x\" in [groups.all]"],
+            ),
+            (
+                format!("{HEAD}[groups.all]\naddress = 7700\n"),
+                &["line 4: address in [groups.all] is a whole number"],
+            ),
+            (
+                format!("{HEAD}{many}"),
+                &["there are 129 groups, but a floor has at most 128"],
+            ),
         ]);
     }
 
@@ -1085,11 +1444,20 @@ mod tests {
                     "line 4: group \"team\" has address \"\", which is not an IP address and a port; write \"239.255.77.1:7700\"",
                 ],
             ),
-            ("239.255.77.9", &["which is not an IP address and a port; write \"239.255.77.9:7700\""]),
+            (
+                "239.255.77.9",
+                &["which is not an IP address and a port; write \"239.255.77.9:7700\""],
+            ),
             ("ff15::9", &["write \"[ff15::9]:7700\""]),
             ("[ff15::9]", &["write \"[ff15::9]:7700\""]),
-            ("floor.example:7700", &["which is not an IP address and a port"]),
-            ("239.255.77.1:65536", &["which is not an IP address and a port"]),
+            (
+                "floor.example:7700",
+                &["which is not an IP address and a port"],
+            ),
+            (
+                "239.255.77.1:65536",
+                &["which is not an IP address and a port"],
+            ),
             (
                 "239.255.77.1:0",
                 &[
@@ -1098,7 +1466,10 @@ mod tests {
             ),
             (
                 "192.168.1.5:7700",
-                &["192.168.1.5:7700, but a group needs a multicast address", "use one in 239.255.0.0/16"],
+                &[
+                    "192.168.1.5:7700, but a group needs a multicast address",
+                    "use one in 239.255.0.0/16",
+                ],
             ),
             ("255.255.255.255:7700", &["needs a multicast address"]),
             ("240.0.1.1:7700", &["needs a multicast address"]),
@@ -1110,28 +1481,65 @@ mod tests {
             ),
             (
                 "239.0.0.5:7700",
-                &["it has the Ethernet address 01:00:5e:00:00:05 of 224.0.0.5, which switches never prune"],
+                &[
+                    "it has the Ethernet address 01:00:5e:00:00:05 of 224.0.0.5, which switches never prune",
+                ],
             ),
             ("239.128.0.5:7700", &["01:00:5e:00:00:05 of 224.0.0.5"]),
             ("224.128.0.1:7700", &["01:00:5e:00:00:01 of 224.0.0.1"]),
             ("232.1.2.3:7700", &["232.0.0.0/8 is source-specific only"]),
             (
                 "[fe80::1]:7700",
-                &["[fe80::1]:7700, but a group needs a multicast address (ff00::/8", "[ff15::7701]:7700"],
+                &[
+                    "[fe80::1]:7700, but a group needs a multicast address (ff00::/8",
+                    "[ff15::7701]:7700",
+                ],
             ),
             ("[::ffff:239.255.77.1]:7700", &["needs a multicast address"]),
-            ("[ff10::7701]:7700", &["its scope, the 0 in ff10, is reserved"]),
-            ("[ff1f::7701]:7700", &["its scope, the f in ff1f, is reserved"]),
-            ("[ff02::1]:7700", &["ff02:: addresses are permanently assigned", "use one in ff15::/16"]),
+            (
+                "[ff10::7701]:7700",
+                &["its scope, the 0 in ff10, is reserved"],
+            ),
+            (
+                "[ff1f::7701]:7700",
+                &["its scope, the f in ff1f, is reserved"],
+            ),
+            (
+                "[ff02::1]:7700",
+                &[
+                    "ff02:: addresses are permanently assigned",
+                    "use one in ff15::/16",
+                ],
+            ),
             ("[ff02::2]:7700", &["permanently assigned"]),
             ("[ff05::7701]:7700", &["permanently assigned"]),
-            ("[ff95::7701]:7700", &["its flags, the 9 in ff95, are reserved"]),
-            ("[ff35::8000:1]:7700", &["ff35::/32 is source-specific only"]),
-            ("[ff15::1]:7700", &["33:33:00:00:00:01 of ff02::1, which switches never prune"]),
-            ("[ff15::ff00:1]:7700", &["33:33:ff:00:00:01 of neighbour discovery"]),
-            ("[ff15::7701%2]:7700", &["the part behind % names a network interface"]),
+            (
+                "[ff95::7701]:7700",
+                &["its flags, the 9 in ff95, are reserved"],
+            ),
+            (
+                "[ff35::8000:1]:7700",
+                &["ff35::/32 is source-specific only"],
+            ),
+            (
+                "[ff15::1]:7700",
+                &["33:33:00:00:00:01 of ff02::1, which switches never prune"],
+            ),
+            (
+                "[ff15::ff00:1]:7700",
+                &["33:33:ff:00:00:01 of neighbour discovery"],
+            ),
+            (
+                "[ff15::7701%2]:7700",
+                &["the part behind % names a network interface"],
+            ),
         ];
-        assert_faults(&cases.iter().map(|(address, parts)| (group_at(address), *parts)).collect::<Vec<_>>());
+        assert_faults(
+            &cases
+                .iter()
+                .map(|(address, parts)| (group_at(address), *parts))
+                .collect::<Vec<_>>(),
+        );
     }
 
     #[test]
@@ -1139,11 +1547,16 @@ mod tests {
         assert_faults(&[
             (
                 two_groups("239.255.77.1:7700", "239.255.77.1:7700"),
-                &["line 6: groups \"zulu\" and \"alpha\" have the same address 239.255.77.1:7700; give each its own"],
+                &[
+                    "line 6: groups \"zulu\" and \"alpha\" have the same address 239.255.77.1:7700; give each its own",
+                ],
             ),
             (
                 two_groups("239.255.77.1:7700", "239.255.77.1:7701"),
-                &["line 6: groups", "have the same address 239.255.77.1 on two ports"],
+                &[
+                    "line 6: groups",
+                    "have the same address 239.255.77.1 on two ports",
+                ],
             ),
             (
                 two_groups("239.255.77.1:7700", "238.127.77.1:7701"),
@@ -1161,7 +1574,10 @@ mod tests {
     fn names_with_one_id() {
         let mut seen = BTreeMap::new();
         let (a, b) = (0..1_000_000)
-            .find_map(|i| seen.insert(GroupId::of(&format!("g{i}")), i).map(|earlier| (earlier, i)))
+            .find_map(|i| {
+                seen.insert(GroupId::of(&format!("g{i}")), i)
+                    .map(|earlier| (earlier, i))
+            })
             .unwrap();
         let text = format!(
             "{HEAD}[groups.g{a}]\naddress = \"239.255.77.1:7700\"\n[groups.g{b}]\naddress = \"239.255.77.2:7700\"\n"
@@ -1181,13 +1597,20 @@ mod tests {
             one_sentence(&Floor::load(&path).unwrap_err())
         };
         assert!(
-            said("none.toml", None)
-                .ends_with("none.toml: there is no such file; name the floor file with --floor PATH")
+            said("none.toml", None).ends_with(
+                "none.toml: there is no such file; name the floor file with --floor PATH"
+            )
         );
         assert!(said("", None).contains(": this is a directory; name the floor file in it"));
         let latin1 = said("latin1.toml", Some(b"[floor]\nname = \"B\xfcro\"\n"));
-        assert!(latin1.contains("latin1.toml line 2: byte 0xfc at offset 17 is not UTF-8"), "{latin1}");
-        assert!(said("utf16.toml", Some(b"\xff\xfe[\0")).contains("utf16.toml line 1: the file is UTF-16, but"));
+        assert!(
+            latin1.contains("latin1.toml line 2: byte 0xfc at offset 17 is not UTF-8"),
+            "{latin1}"
+        );
+        assert!(
+            said("utf16.toml", Some(b"\xff\xfe[\0"))
+                .contains("utf16.toml line 1: the file is UTF-16, but")
+        );
         let long = vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1];
         assert!(said("long.toml", Some(&long)).contains("the file is longer than 4194304 bytes"));
         assert!(said("a\nb.toml", Some(b"")).contains("a b.toml: there is no [floor] table"));
@@ -1201,7 +1624,10 @@ mod tests {
         let path = dir.path().join("floor.toml");
         std::fs::write(&path, format!("\u{feff}{HEAD}{TAIL}").replace('\n', "\r\n")).unwrap();
         assert_eq!(Floor::load(&path).unwrap().name, "acme");
-        assert!(fault(&format!("\u{feff}{}", floor_with("ttl = 300")).replace('\n', "\r\n")).contains("line 3: "));
+        assert!(
+            fault(&format!("\u{feff}{}", floor_with("ttl = 300")).replace('\n', "\r\n"))
+                .contains("line 3: ")
+        );
     }
 
     #[test]
@@ -1216,7 +1642,11 @@ mod tests {
             ("2h", 7_200_000_000_000),
             ("365d", 31_536_000_000_000_000),
         ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_nanos(nanos)),
+                "{text}"
+            );
         }
         for bad in [
             "",
@@ -1235,28 +1665,62 @@ mod tests {
             "٣s",
         ] {
             let said = parse_duration(bad).unwrap_err().to_string();
-            assert!(said.contains("is not a duration; write a number and one of ms, s, m, h, d"), "{bad}: {said}");
+            assert!(
+                said.contains("is not a duration; write a number and one of ms, s, m, h, d"),
+                "{bad}: {said}"
+            );
         }
         for long in ["366d", "999999999999d"] {
-            assert!(parse_duration(long).unwrap_err().to_string().contains("at most 365d"));
+            assert!(
+                parse_duration(long)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("at most 365d")
+            );
         }
-        assert!(parse_positive_duration("0ms").unwrap_err().to_string().contains("no time at all"));
+        assert!(
+            parse_positive_duration("0ms")
+                .unwrap_err()
+                .to_string()
+                .contains("no time at all")
+        );
         assert_eq!(parse_positive_duration("1ms"), Ok(Duration::from_millis(1)));
     }
 
     #[test]
     fn rates() {
-        for (text, bytes_per_s) in
-            [("1 kbit/s", 125), ("100 Mbit/s", 12_500_000), ("2.5GBIT", 312_500_000), ("100Gbit/s", 12_500_000_000)]
-        {
+        for (text, bytes_per_s) in [
+            ("1 kbit/s", 125),
+            ("100 Mbit/s", 12_500_000),
+            ("2.5GBIT", 312_500_000),
+            ("100Gbit/s", 12_500_000_000),
+        ] {
             assert_eq!(parse_rate(text), Ok(bytes_per_s), "{text}");
         }
         for bad in ["", "100", "100 MB/s", "100 Mbps", "-1 Mbit/s", "Mbit/s"] {
-            assert!(parse_rate(bad).unwrap_err().to_string().contains("is not a rate"), "{bad}");
+            assert!(
+                parse_rate(bad)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("is not a rate"),
+                "{bad}"
+            );
         }
         for bad in ["0.9 kbit/s", "100.1 Gbit/s", "999999999999 Gbit/s"] {
-            assert!(parse_rate(bad).unwrap_err().to_string().contains("out of bounds"), "{bad}");
+            assert!(
+                parse_rate(bad)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("out of bounds"),
+                "{bad}"
+            );
         }
-        assert_eq!(Rates::with_data(125), Rates { data_bytes_per_s: 125, repair_bytes_per_s: 125 });
+        assert_eq!(
+            Rates::with_data(125),
+            Rates {
+                data_bytes_per_s: 125,
+                repair_bytes_per_s: 125
+            }
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The receiving end: each notice once, whichever of its groups it came through.
+//! The receiving end: each notice once, whichever of its groups it came through (R-NOTE-2).
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -15,7 +15,7 @@ const SEEN_MAX: usize = 8_192;
 pub enum Received {
     /// A notice to show.
     New(Notice),
-    /// One that came too late to be shown.
+    /// One that came too late to be shown (R-NOTE-3).
     Expired(Notice),
     /// One that was here before.
     Again(NoticeId),

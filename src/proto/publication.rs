@@ -232,7 +232,7 @@ impl Publication {
             .map(|slot| (self.unsent, slot.segment()))
     }
 
-    /// The segment that `peek_unsent` gave has been sent.
+    /// The segment that `peek_unsent` gave has been sent; anything sent again is a repair (R-DATA-1).
     pub(super) fn mark_sent(&mut self, now: Timestamp) {
         self.unsent_bytes -= self.slot(self.unsent).map_or(0, |slot| slot.payload.len());
         self.unsent = self.unsent.plus(1);
@@ -315,6 +315,7 @@ impl Publication {
             return false;
         };
         let to = match slot.repair {
+            // One receiver alone asks (R-REPAIR-1).
             Repair::Idle => requester,
             // A second receiver lacks it: the loss is common enough for multicast (R-REPAIR-2).
             Repair::Queued(to) => {
@@ -337,7 +338,7 @@ impl Publication {
         true
     }
 
-    /// When a heartbeat is due; never before anything was sent.
+    /// When a heartbeat is due; never before anything was sent (R-HB-1).
     pub(super) const fn heartbeat_due(&self) -> Timestamp {
         self.heartbeat_due
     }

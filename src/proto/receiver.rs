@@ -36,7 +36,8 @@ const RESUME_MAX: usize = 1_024;
 const CLOSING_WAIT_NS: u64 = 250_000_000;
 /// What a segment that waits takes beside its share of the datagram it came in.
 const ENTRY_BYTES: usize = 128;
-/// A round-trip time that a source claims is believed down to this: below, its heartbeats could draw NACKs without end.
+/// A round-trip time that a source claims is believed down to this: below, its heartbeats could draw NACKs without end
+/// (R-GRTT-4).
 const GRTT_FLOOR_NS: u64 = 100_000;
 /// What one endpoint may send to sources in answer, bytes a second: 2 % of the recommended rate. A receiver that loses
 /// every fifth datagram of 20,000 a second stays below it; whatever is forged, no more than this comes out (R-NACK-7).
@@ -157,7 +158,7 @@ impl Receiver {
         let held_before = at.reception.bytes();
         let cost = datagram.len() / data.segments().count().max(1) + ENTRY_BYTES;
         for (seq, segment) in data.segments() {
-            // A full buffer still takes what closes the gap at the contiguous mark: that is what empties it.
+            // A full buffer still takes what closes the gap at the contiguous mark: that is what empties it (R-WIN-4).
             let inserted = if room || seq == at.reception.through() {
                 let stored = Stored {
                     place: segment.place,
@@ -234,6 +235,7 @@ impl Receiver {
         Ok(())
     }
 
+    /// Gives up what the source says is too old (R-SQ-2).
     pub(super) fn handle_squelch(
         &mut self,
         now: Timestamp,

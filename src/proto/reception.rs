@@ -53,7 +53,8 @@ pub(super) struct Reception {
     /// The parts of the message on its way in, kept as they came and put together once, when it is whole.
     parts: Vec<Bytes>,
     parts_cost: usize,
-    /// Whether a message has begun since the start; before that, the rest of one that began earlier is no loss.
+    /// Whether a message has begun since the start; before that, the rest of one that began earlier is no loss
+    /// (R-JOIN-3).
     is_synced: bool,
     lost: VecDeque<SeqRange>,
     backoff: QuantDuration,
@@ -209,7 +210,7 @@ impl Reception {
         self.window.give_up_before(trail);
     }
 
-    /// Hands on what has come in order, and what is lost.
+    /// Hands on what has come in order, and what is lost (R-DATA-3).
     pub(super) fn advance(
         &mut self,
         now: Timestamp,
@@ -378,7 +379,7 @@ impl Reception {
         now: Timestamp,
         path: Path,
     ) -> impl Iterator<Item = SeqRange> {
-        // What would be due before a repair could come goes along: one datagram for all.
+        // What would be due before a repair could come goes along: one datagram for all (R-NACK-3).
         let until = now.plus_nanos(path.grtt_ns / 2);
         self.window
             .gaps_mut()

@@ -42,7 +42,7 @@ pub(super) enum Inserted {
     KeptBehindGap,
     /// Already delivered, already here, or already given up.
     Duplicate,
-    /// Further ahead than the window reaches.
+    /// Further ahead than the window reaches (R-WIN-2).
     Beyond,
     /// It would open one gap too many.
     Full,

@@ -1,0 +1,402 @@
+//! A workstation: prints each notice as it is delivered, once, in order, and says what it could not have.
+
+mod exec;
+mod state;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::thread;
+
+use crossbeam::channel::{self, Receiver, Sender};
+
+use crate::floor::Floor;
+use crate::net::Interface;
+use crate::output::{Ending, Failure, Line, NobodyReads, NoticeLine, Printer, for_eyes};
+use crate::proto::{self, Join, Origin};
+use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
+use crate::station::{Placed, Station, StationConfig, StationEvent};
+use crate::time::Timestamp;
+use crate::wire::{GroupId, SessionId, SourceId, StreamId};
+
+use exec::Exec;
+use state::{State, StateError};
+
+/// Events that wait to be printed. When they are this many, nothing more is read from the network until some have gone
+/// out (see [`Program::is_ready`]).
+const QUEUE_MAX: usize = 4_096;
+/// Lines printed before they are let out and remembered as shown: few, because those are shown twice if the program is
+/// killed just then.
+const LINES_PER_FLUSH: usize = 16;
+/// What an agent is told.
+pub struct Options {
+    /// The floor.
+    pub floor: Floor,
+    /// Its interface, already chosen.
+    pub interface: Interface,
+    /// Its name.
+    pub name: String,
+    /// The groups it listens to, by name.
+    pub groups: Vec<String>,
+    /// A command to run for each notice.
+    pub exec: Option<String>,
+    /// Where it remembers how far it came; `None`: nowhere.
+    pub state: Option<PathBuf>,
+    /// JSON lines instead of lines for eyes.
+    pub is_json: bool,
+    /// The floor runs without protection.
+    pub open_lab: bool,
+}
+
+/// Runs an agent until it is asked to stop.
+///
+/// # Errors
+/// [`Failure`] when it cannot start.
+pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
+    let mut state = open_state(options)?;
+    let clock = Clock::start();
+    let mut station = station(options, clock.now())?;
+    for (origin, stream, next) in state.iter().flat_map(State::marks) {
+        station.resume(origin, stream, next);
+    }
+    state
+        .iter()
+        .flat_map(State::shown)
+        .for_each(|id| station.remember(id));
+    let groups: Vec<_> = options
+        .groups
+        .iter()
+        .map(|name| GroupId::of(name))
+        .collect();
+    let network = Network::of_floor(&options.floor, &options.interface);
+    let mut looping = Loop::new(network, clock)
+        .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
+        .map_err(|error| Failure::system("cannot listen", &error))?;
+    stop.watch(&looping);
+    let (sender, receiver) = channel::bounded(QUEUE_MAX);
+    let receive_buffer_bytes = looping.nodes()[0].receive_buffer_bytes();
+    let mut show = Show::new(options, Exec::start(options.exec.as_deref()));
+    let mut agent = Agent {
+        events: sender,
+        stop: stop.clone(),
+    };
+    thread::scope(|scope| {
+        let network = scope.spawn(move || {
+            let result = looping.run(&mut agent);
+            drop(agent);
+            result
+        });
+        let shown = show.run(&receiver, state.as_mut(), receive_buffer_bytes);
+        // Nobody reads any more, or the loop has ended.
+        stop.request();
+        drop(receiver);
+        let result = network
+            .join()
+            .map_err(|_| Failure::Failed("the network thread has failed".to_owned()))?;
+        result.map_err(|error| Failure::system("cannot go on", &error))?;
+        let _ = shown;
+        Ok(Ending::Done)
+    })
+}
+
+fn station(options: &Options, now: Timestamp) -> Result<Station, Failure> {
+    let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
+    let source = SourceId::of(options.floor.id, &options.name);
+    let config = StationConfig {
+        endpoint: proto::Config::new(options.floor.id, source, SessionId(draw()?)),
+        name: options.name.clone(),
+        is_workstation: true,
+        groups: options
+            .groups
+            .iter()
+            .map(|name| GroupId::of(name))
+            .collect(),
+        join: Join::Trail,
+        remember: options.floor.roster.remember,
+        listed: BTreeMap::new(),
+    };
+    Ok(Station::new(config, draw()?, now))
+}
+
+/// Opens what was remembered. Without a place for it the agent works all the same, and says what is missing.
+fn open_state(options: &Options) -> Result<Option<State>, Failure> {
+    let Some(directory) = &options.state else {
+        return Ok(None);
+    };
+    match State::open(directory, options.floor.id, &options.name) {
+        Ok(state) => Ok(Some(state)),
+        Err(StateError::InUse(path)) => Err(Failure::Usage(format!(
+            "an agent called \"{}\" runs on this machine already (it holds {}); stop it, or give this one another --name",
+            options.name,
+            path.display()
+        ))),
+        Err(StateError::File(path, error)) => {
+            let path = path.display();
+            tracing::warn!(
+                "cannot remember in {path} what has been shown ({error}); after a restart, notices may be shown again"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// The network thread's part: hands everything on.
+struct Agent {
+    events: Sender<(u64, StationEvent)>,
+    stop: Stop,
+}
+
+impl Program for Agent {
+    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Station, event: StationEvent) {
+        // There is room: `is_ready` was asked before, and nobody else puts anything in. A closed queue means the end.
+        let _ = self.events.try_send((at.wall_ns, event));
+    }
+
+    fn poll(&mut self, _: Moment, _: &mut [Node]) -> Next {
+        if self.stop.is_requested() {
+            Next::Done
+        } else {
+            Next::At(Timestamp::FAR_FUTURE)
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.events.is_full()
+    }
+}
+
+/// The main thread's part: prints, remembers, runs the command.
+struct Show<'a> {
+    options: &'a Options,
+    printer: Printer,
+    exec: Option<Exec>,
+    names: BTreeMap<SourceId, String>,
+    groups: BTreeMap<GroupId, String>,
+    /// Sessions that have started and of which nothing has come yet: with the first notice comes the sender's name.
+    unnamed: BTreeMap<SourceId, Origin>,
+    unreadable: u64,
+}
+
+impl<'a> Show<'a> {
+    fn new(options: &'a Options, exec: Option<Exec>) -> Self {
+        Self {
+            options,
+            printer: Printer::new(options.is_json),
+            exec,
+            names: BTreeMap::new(),
+            groups: options
+                .floor
+                .groups
+                .iter()
+                .map(|group| (group.id, group.name.clone()))
+                .collect(),
+            unnamed: BTreeMap::new(),
+            unreadable: 0,
+        }
+    }
+
+    fn run(
+        &mut self,
+        events: &Receiver<(u64, StationEvent)>,
+        mut state: Option<&mut State>,
+        receive_buffer_bytes: usize,
+    ) -> Result<(), NobodyReads> {
+        self.ready(receive_buffer_bytes)?;
+        let mut unflushed = 0;
+        while let Ok((wall_ns, event)) = events.recv() {
+            self.show(wall_ns, &event)?;
+            if let Some(state) = state.as_deref_mut() {
+                remember(state, &event);
+            }
+            unflushed += 1;
+            if unflushed >= LINES_PER_FLUSH || events.is_empty() {
+                unflushed = 0;
+                self.printer.flush()?;
+                if let Some(Err(StateError::File(path, error))) =
+                    state.as_deref_mut().map(State::store)
+                {
+                    tracing::warn!("cannot remember in {}: {error}", path.display());
+                    state = None;
+                }
+            }
+        }
+        self.printer.flush()
+    }
+
+    fn ready(&mut self, receive_buffer_bytes: usize) -> Result<(), NobodyReads> {
+        let interface = self.options.interface.to_string();
+        let line = Line::Ready {
+            name: &self.options.name,
+            interface: &self.options.interface.name,
+            groups: &self.options.groups,
+            receive_buffer_bytes,
+            open_lab: self.options.open_lab,
+        };
+        let groups = self.options.groups.join(", ");
+        let text = format!("{} listens on {interface} to {groups}", self.options.name);
+        self.printer.print(&line, &text)?;
+        self.printer.flush()
+    }
+
+    fn show(&mut self, wall_ns: u64, event: &StationEvent) -> Result<(), NobodyReads> {
+        match event {
+            StationEvent::SessionStarted { origin, .. } => {
+                self.unnamed.insert(origin.source, *origin);
+                Ok(())
+            }
+            StationEvent::SessionEnded { origin, reason } => {
+                self.name_session(origin.source)?;
+                let from = self.name(origin.source);
+                let (session, why) = (origin.session.to_string(), Some(reason.as_str()));
+                let line = Line::Session {
+                    from: &from,
+                    session,
+                    state: "ended",
+                    why,
+                };
+                self.printer.print(
+                    &line,
+                    &format!("-- {} has ended: {}", for_eyes(&from), reason.as_str()),
+                )
+            }
+            StationEvent::Notice {
+                at,
+                notice,
+                is_expired,
+            } => {
+                self.names
+                    .insert(at.origin.source, notice.from.as_str().to_owned());
+                self.name_session(at.origin.source)?;
+                self.notice(wall_ns, at, notice, *is_expired)
+            }
+            StationEvent::Lost {
+                origin,
+                stream,
+                seqs,
+            } => {
+                self.name_session(origin.source)?;
+                let (from, group, lane) = (
+                    self.name(origin.source),
+                    self.group(*stream),
+                    stream.lane().as_str(),
+                );
+                let line = Line::lost(&from, &group, lane, *seqs);
+                let text = format!(
+                    "-- lost from {} to {group}: numbers {} to {}",
+                    for_eyes(&from),
+                    seqs.first(),
+                    seqs.last()
+                );
+                self.printer.print(&line, &text)
+            }
+            StationEvent::NameConflict { from } => {
+                tracing::warn!(
+                    "another program on the floor, at {from}, is called \"{}\" too: give one of them another --name",
+                    self.options.name
+                );
+                self.printer.print(
+                    &Line::Conflict {
+                        name: &self.options.name,
+                        address: from.to_string(),
+                    },
+                    "",
+                )
+            }
+            StationEvent::Unreadable { at, error } => {
+                self.unreadable += 1;
+                if self.unreadable.is_power_of_two() {
+                    tracing::warn!(
+                        count = self.unreadable,
+                        "a message of {} cannot be read: {error}",
+                        at.origin.source
+                    );
+                }
+                Ok(())
+            }
+            StationEvent::Again { .. } | StationEvent::Reported { .. } => Ok(()),
+        }
+    }
+
+    fn notice(
+        &mut self,
+        wall_ns: u64,
+        at: &Placed,
+        notice: &crate::notice::Notice,
+        is_expired: bool,
+    ) -> Result<(), NobodyReads> {
+        let group = self.group(at.stream);
+        let line = NoticeLine {
+            id: notice.id.to_string(),
+            from: notice.from.as_str(),
+            group: &group,
+            lane: at.stream.lane().as_str(),
+            seq: at.seqs.first().0,
+            text: notice.text.as_str(),
+            sent_ns: notice.sent_ns,
+            received_ns: wall_ns,
+            repaired: at.is_repaired,
+        };
+        if is_expired {
+            let text = format!(
+                "-- a notice from {} came after it had expired",
+                for_eyes(line.from)
+            );
+            return self.printer.print(&Line::Expired(line), &text);
+        }
+        if let Some(exec) = &mut self.exec {
+            exec.run(&line);
+        }
+        let text = format!(
+            "{} to {group}: {}",
+            for_eyes(line.from),
+            for_eyes(line.text)
+        );
+        self.printer.print(&Line::Notice(line), &text)
+    }
+
+    /// Tells of a session that has started, now that its source has a name or never will.
+    fn name_session(&mut self, source: SourceId) -> Result<(), NobodyReads> {
+        let Some(origin) = self.unnamed.remove(&source) else {
+            return Ok(());
+        };
+        let from = self.name(source);
+        let line = Line::Session {
+            from: &from,
+            session: origin.session.to_string(),
+            state: "started",
+            why: None,
+        };
+        self.printer.print(&line, "")
+    }
+
+    fn name(&self, source: SourceId) -> String {
+        self.names
+            .get(&source)
+            .cloned()
+            .unwrap_or_else(|| source.to_string())
+    }
+
+    fn group(&self, stream: StreamId) -> String {
+        self.groups
+            .get(&stream.group())
+            .cloned()
+            .unwrap_or_else(|| stream.group().to_string())
+    }
+}
+
+fn remember(state: &mut State, event: &StationEvent) {
+    match event {
+        StationEvent::Notice { at, notice, .. } => {
+            state.advance(at.origin, at.stream, at.seqs.end());
+            state.show(notice.id);
+        }
+        StationEvent::Again { at, .. } | StationEvent::Unreadable { at, .. } => {
+            state.advance(at.origin, at.stream, at.seqs.end());
+        }
+        StationEvent::Lost {
+            origin,
+            stream,
+            seqs,
+        } => state.advance(*origin, *stream, seqs.end()),
+        _ => {}
+    }
+}

@@ -1,0 +1,68 @@
+//! Reads a floor file as every program does, and says what it makes of it.
+
+use serde::Serialize;
+
+use crate::floor::Floor;
+use crate::net::Interface;
+use crate::output::{Ending, Failure, Printer};
+
+/// What a floor file says.
+#[derive(Serialize)]
+struct Checked<'a> {
+    event: &'static str,
+    ok: bool,
+    floor: &'a str,
+    id: String,
+    interface: String,
+    ttl: u8,
+    data_bytes_per_s: u64,
+    repair_bytes_per_s: u64,
+    groups: Vec<CheckedGroup<'a>>,
+}
+
+#[derive(Serialize)]
+struct CheckedGroup<'a> {
+    name: &'a str,
+    address: String,
+    listed: usize,
+}
+
+/// Prints what `floor` says and which interface would be used.
+///
+/// # Errors
+/// None so far: what is wrong with a floor is found when it is read.
+pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending, Failure> {
+    let listed = |name: &str| floor.roster.listed.get(name).map_or(0, Vec::len);
+    let groups = floor.groups.iter().map(|group| CheckedGroup {
+        name: &group.name,
+        address: group.address.to_string(),
+        listed: listed(&group.name),
+    });
+    let checked = Checked {
+        event: "floor",
+        ok: true,
+        floor: &floor.name,
+        id: floor.id.to_string(),
+        interface: interface.to_string(),
+        ttl: floor.ttl,
+        data_bytes_per_s: floor.rates.data_bytes_per_s,
+        repair_bytes_per_s: floor.rates.repair_bytes_per_s,
+        groups: groups.collect(),
+    };
+    let mut text = format!(
+        "floor {}: good; through {interface}, ttl {}",
+        floor.name, floor.ttl
+    );
+    for group in &checked.groups {
+        text.push_str(&format!("\n  {} at {}", group.name, group.address));
+        if group.listed > 0 {
+            text.push_str(&format!(", {} workstations listed", group.listed));
+        }
+    }
+    let mut printer = Printer::new(is_json);
+    // A closed pipe ends quietly.
+    let _ = printer
+        .print(&checked, &text)
+        .and_then(|()| printer.flush());
+    Ok(Ending::Done)
+}

@@ -1,0 +1,234 @@
+//! The flags, as the command line's library wants them declared.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::floor::{parse_duration, parse_positive_duration};
+use crate::notice::Audience;
+use crate::wire::Lane;
+
+const EXAMPLES: &str = "Examples:
+  floorcast demo                                      a whole floor on this machine
+  floorcast agent --open-lab --name ws-017            a workstation that prints what it hears
+  floorcast send --open-lab --to all \"Lines are back\" one notice, and who has it
+  floorcast send --open-lab --to all --lines < news   one notice a line, in order
+  floorcast floor check                               is floor.toml good?
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 sent but not everyone has it.";
+
+/// Multicast broadcast for call-centre floors: in order, repaired, confirmed, measured.
+#[derive(Debug, Parser)]
+#[command(name = "floorcast", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a whole floor on this machine, over loopback, and show what arrived when
+    Demo(DemoArgs),
+    /// Be a workstation: print each notice as it is delivered
+    Agent(AgentArgs),
+    /// Send notices, and say who has them
+    Send(SendArgs),
+    /// The floor's configuration
+    Floor {
+        #[command(subcommand)]
+        command: FloorCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FloorCommand {
+    /// Read floor.toml as every program does, and say what is wrong with it
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FloorFile {
+    /// The floor's configuration file
+    #[arg(long, value_name = "PATH", default_value = "floor.toml")]
+    pub(super) floor: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: floorcast demo --agents 200 --messages 5000 --loss 2 --json")]
+pub(super) struct DemoArgs {
+    /// Workstations, 1 to 5000
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(super) agents: u32,
+    /// Messages to broadcast, 1 to 1000000
+    #[arg(long, value_name = "M", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) messages: u32,
+    /// Bytes of each message, 1 to 1000000
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = size)]
+    pub(super) size: usize,
+    /// Messages a second, on a fixed schedule [default: what this machine can be expected to take]
+    #[arg(long, value_name = "PER_S", value_parser = rate)]
+    pub(super) rate: Option<f64>,
+    /// Percent of datagrams dropped where they arrive, 0 to 90
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = loss)]
+    pub(super) loss: f64,
+    /// Decides which datagrams are dropped [default: drawn, and shown]
+    #[arg(long, value_name = "S")]
+    pub(super) seed: Option<u64>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The demo is always an open lab, on loopback only; accepted for the sake of habit
+    #[arg(long, hide = true)]
+    pub(super) open_lab: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: floorcast agent --open-lab --name ws-017 --team billing --json")]
+pub(super) struct AgentArgs {
+    /// The workstation's name on the floor
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: String,
+    /// A group to listen to besides \"all\"; may be given several times
+    #[arg(long, value_name = "T")]
+    pub(super) team: Vec<String>,
+    /// Overrides the floor's interface: a name, an index, an address, or auto
+    #[arg(long, value_name = "IF")]
+    pub(super) interface: Option<String>,
+    /// Run a command for each notice, its text on standard input, FLOORCAST_FROM and others in the environment
+    #[arg(long, value_name = "CMD")]
+    pub(super) exec: Option<String>,
+    /// Where to remember what has been shown [default: the user's state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Remember nothing: after a restart, notices may be shown again
+    #[arg(long, conflicts_with = "state")]
+    pub(super) no_state: bool,
+    #[command(flatten)]
+    pub(super) floor: FloorFile,
+    /// Run without any protection: for laboratories only
+    #[arg(long)]
+    pub(super) open_lab: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  floorcast send --open-lab --to all \"Panne réseau, étage 2\"
+  floorcast send --open-lab --to billing,sales --lane emergency --wait 5s -
+  floorcast send --open-lab --to all --lines < notices.txt")]
+pub(super) struct SendArgs {
+    /// For whom: all, a group's name, or several with commas
+    #[arg(long, value_name = "AUDIENCE")]
+    pub(super) to: Audience,
+    /// How urgent
+    #[arg(long, value_enum, default_value_t = LaneArg::Routine)]
+    pub(super) lane: LaneArg,
+    /// Workstations that get it later than this do not show it, such as 10m
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
+    pub(super) expires: Option<Duration>,
+    /// How long to wait for receipts after the last notice
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    pub(super) wait: Duration,
+    /// Who sends [default: user@host]
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Overrides the floor's interface: a name, an index, an address, or auto
+    #[arg(long, value_name = "IF")]
+    pub(super) interface: Option<String>,
+    /// Send standard input, one notice a line, in order
+    #[arg(long)]
+    pub(super) lines: bool,
+    #[command(flatten)]
+    pub(super) floor: FloorFile,
+    /// Run without any protection: for laboratories only
+    #[arg(long)]
+    pub(super) open_lab: bool,
+    /// Print JSON lines: a receipt for each notice, and a summary
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The notice; - reads it from standard input
+    #[arg(value_name = "TEXT")]
+    pub(super) text: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: floorcast floor check --floor /srv/share/floor.toml --json")]
+pub(super) struct CheckArgs {
+    /// The file, where --floor does not name it
+    #[arg(value_name = "PATH", conflicts_with = "floor")]
+    pub(super) path: Option<PathBuf>,
+    /// Overrides the floor's interface: a name, an index, an address, or auto
+    #[arg(long, value_name = "IF")]
+    pub(super) interface: Option<String>,
+    #[command(flatten)]
+    pub(super) floor: FloorFile,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A lane, by its name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LaneArg {
+    /// Danger to people
+    Emergency,
+    /// What a floor says all day
+    Routine,
+    /// What can wait
+    Bulk,
+}
+
+impl From<LaneArg> for Lane {
+    fn from(lane: LaneArg) -> Self {
+        match lane {
+            LaneArg::Emergency => Self::Emergency,
+            LaneArg::Routine => Self::Routine,
+            LaneArg::Bulk => Self::Bulk,
+        }
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    number(text, 1.0, 1_000_000.0, "bytes").and_then(|_| {
+        text.parse()
+            .map_err(|_| "it must be a whole number".to_owned())
+    })
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 1_000_000.0, "messages a second")
+}
+
+fn loss(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 90.0, "percent")
+}
+
+fn number(text: &str, min: f64, max: f64, unit: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| format!("it must be {min} to {max} {unit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        assert_eq!(loss("2"), Ok(2.0));
+        for bad in ["-1", "91", "NaN", "x", ""] {
+            assert!(loss(bad).is_err(), "{bad}");
+        }
+        assert!(size("1.5").is_err() && size("0").is_err() && size("60000") == Ok(60_000));
+    }
+}

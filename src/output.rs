@@ -1,0 +1,267 @@
+//! What programs tell people and other programs: lines for eyes, JSON lines for machines, one sentence for failures.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::wire::SeqRange;
+
+/// Why a program ends without having done its work. The text is one sentence: what, where, what is allowed, what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A flag, a file or an environment that cannot be worked with: exit code 2.
+    Usage(String),
+    /// Something that should have worked: exit code 1.
+    Failed(String),
+}
+
+impl Failure {
+    /// A failure of the system, with everything that its error says.
+    pub fn system(what: &str, error: &dyn std::error::Error) -> Self {
+        let mut sentence = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            sentence = format!("{sentence}: {cause}");
+            source = cause.source();
+        }
+        Self::Failed(sentence)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Usage(sentence) | Self::Failed(sentence)) = self;
+        f.write_str(sentence)
+    }
+}
+
+/// How a program that did its work ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All of it: exit code 0.
+    Done,
+    /// What was asked for did not come true: exit code 1.
+    Failed,
+    /// Sent, but not everyone has it: exit code 3.
+    Incomplete,
+}
+
+/// Standard output, for eyes or for machines.
+pub struct Printer {
+    out: io::BufWriter<io::Stdout>,
+    is_json: bool,
+}
+
+/// Nobody reads any more: a closed pipe, which is no failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NobodyReads;
+
+impl Printer {
+    /// Standard output; as JSON lines with `is_json`.
+    pub fn new(is_json: bool) -> Self {
+        Self {
+            out: io::BufWriter::new(io::stdout()),
+            is_json,
+        }
+    }
+
+    /// Whether lines are for machines.
+    pub const fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// Prints one event: as JSON, or as `line` says it for eyes (nothing where that is empty).
+    ///
+    /// # Errors
+    /// [`NobodyReads`] when the pipe is closed.
+    pub fn print(&mut self, event: &impl Serialize, line: &str) -> Result<(), NobodyReads> {
+        if self.is_json {
+            serde_json::to_writer(&mut self.out, event).map_err(|_| NobodyReads)?;
+            self.out.write_all(b"\n").map_err(|_| NobodyReads)?;
+        } else if !line.is_empty() {
+            writeln!(self.out, "{line}").map_err(|_| NobodyReads)?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything printed out.
+    ///
+    /// # Errors
+    /// [`NobodyReads`] when the pipe is closed.
+    pub fn flush(&mut self) -> Result<(), NobodyReads> {
+        self.out.flush().map_err(|_| NobodyReads)
+    }
+}
+
+/// What an agent and a sender print with `--json`, each with its name in `event`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Line<'a> {
+    /// The workstation listens.
+    Ready {
+        /// Its name on the floor.
+        name: &'a str,
+        /// Its interface.
+        interface: &'a str,
+        /// The groups it listens to.
+        groups: &'a [String],
+        /// Receive buffer granted by the system, bytes.
+        receive_buffer_bytes: usize,
+        /// Whether the floor runs without protection.
+        open_lab: bool,
+    },
+    /// A source began or ended a life.
+    Session {
+        /// Whose.
+        from: &'a str,
+        /// Which life.
+        session: String,
+        /// `started` or `ended`.
+        state: &'a str,
+        /// Why it ended.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'a str>,
+    },
+    /// A notice, in its turn.
+    Notice(NoticeLine<'a>),
+    /// A notice that came too late to be shown.
+    Expired(NoticeLine<'a>),
+    /// Numbers that will not come.
+    Lost {
+        /// Whose.
+        from: &'a str,
+        /// In which group.
+        group: &'a str,
+        /// In which lane.
+        lane: &'a str,
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
+    /// Another program uses this one's name.
+    Conflict {
+        /// The name.
+        name: &'a str,
+        /// Where the other sends from.
+        address: String,
+    },
+    /// Who has a notice.
+    Receipt {
+        /// Which.
+        id: String,
+        /// How many were expected to receive it.
+        expected: usize,
+        /// How many have.
+        received: usize,
+        /// Who has not.
+        missing: Vec<String>,
+    },
+    /// The end of a send.
+    Summary(SendSummary),
+}
+
+/// A notice as it is printed.
+#[derive(Clone, Debug, Serialize)]
+pub struct NoticeLine<'a> {
+    /// Its own name.
+    pub id: String,
+    /// Who sent it.
+    pub from: &'a str,
+    /// Through which group.
+    pub group: &'a str,
+    /// In which lane.
+    pub lane: &'a str,
+    /// Its first sequence number.
+    pub seq: u64,
+    /// What it says.
+    pub text: &'a str,
+    /// When it was sent, wall clock of the sender, nanoseconds since 1970.
+    pub sent_ns: u64,
+    /// When it was received, wall clock of this machine.
+    pub received_ns: u64,
+    /// Whether any part of it came as a repair.
+    pub repaired: bool,
+}
+
+/// The end of a send.
+#[derive(Clone, Debug, Serialize)]
+pub struct SendSummary {
+    /// Notices sent.
+    pub notices: usize,
+    /// Of these, received by everybody expected.
+    pub complete: usize,
+    /// The rest.
+    pub incomplete: usize,
+    /// How many workstations were expected.
+    pub expected: usize,
+    /// Who of them lacks any notice.
+    pub missing: Vec<String>,
+    /// From the first notice to the last report, seconds.
+    pub seconds: f64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Segments repaired.
+    pub repairs_sent: u64,
+    /// NACKs received.
+    pub nacks_received: u64,
+    /// Datagrams that the system did not take.
+    pub send_errors: u64,
+    /// Whether the floor runs without protection.
+    pub open_lab: bool,
+}
+
+impl<'a> Line<'a> {
+    /// Numbers that will not come.
+    pub fn lost(from: &'a str, group: &'a str, lane: &'a str, seqs: SeqRange) -> Self {
+        Self::Lost {
+            from,
+            group,
+            lane,
+            first: seqs.first().0,
+            last: seqs.last().0,
+        }
+    }
+}
+
+/// `text` for a terminal: control characters and marks that turn the line around are shown as what they are, so that no
+/// notice can move the cursor, clear the screen or hide a part of itself.
+pub fn for_eyes(text: &str) -> String {
+    let is_harmful = |c: char| {
+        (c.is_control() && c != '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    text.chars()
+        .map(|c| if is_harmful(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harmful_marks_are_shown() {
+        assert_eq!(
+            for_eyes("a\u{1b}[2Jb\tc\u{202e}d\re"),
+            "a\u{fffd}[2Jb\tc\u{fffd}d\u{fffd}e"
+        );
+        assert_eq!(for_eyes("Panne réseau ☎ 👏"), "Panne réseau ☎ 👏");
+    }
+
+    #[test]
+    fn lines_carry_their_event() {
+        let line = Line::Session {
+            from: "a",
+            session: "1".into(),
+            state: "ended",
+            why: Some("closed"),
+        };
+        let json = serde_json::to_string(&line).unwrap();
+        assert_eq!(
+            json,
+            r#"{"event":"session","from":"a","session":"1","state":"ended","why":"closed"}"#
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! The only clock: everything above and below is told the time.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::time::{Timestamp, saturating_nanos};
+
+/// Monotonic time since the program's start, and the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    zero: Instant,
+}
+
+/// The present, read once a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Since the clock's zero.
+    pub now: Timestamp,
+    /// Nanoseconds since 1970.
+    pub wall_ns: u64,
+}
+
+impl Clock {
+    /// Starts a clock. Clones share its zero, so their timestamps can be compared.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the clock is read"
+    )]
+    pub fn start() -> Self {
+        // Zero is a little in the past, so that no reading is zero.
+        let zero = Instant::now();
+        Self {
+            zero: zero.checked_sub(Duration::from_nanos(1)).unwrap_or(zero),
+        }
+    }
+
+    /// The present.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the clock is read"
+    )]
+    pub fn read(&self) -> Moment {
+        let wall = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Moment {
+            now: self.now(),
+            wall_ns: saturating_nanos(wall),
+        }
+    }
+
+    /// The present, without the wall clock.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the clock is read"
+    )]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(saturating_nanos(Instant::now().duration_since(self.zero)))
+    }
+}

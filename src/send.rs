@@ -1,0 +1,382 @@
+//! A supervisor's send: publishes at once, finds out meanwhile who is on the floor, and ends when everyone has it, or
+//! with the names of those who have not.
+
+use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
+use std::time::Duration;
+
+use crate::floor::Floor;
+use crate::net::Interface;
+use crate::notice::{Notice, NoticeId, Tally};
+use crate::output::{Ending, Failure, Line, NobodyReads, Printer, SendSummary, for_eyes};
+use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
+use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
+use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
+use crate::time::Timestamp;
+use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId};
+
+/// How often a send looks whether it is done, when nothing happens by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Sends of one name at a time on one machine; each gets a source of its own.
+const SLOTS_MAX: u32 = 64;
+/// What a send is told.
+pub struct Options {
+    /// The floor.
+    pub floor: Floor,
+    /// Its interface, already chosen.
+    pub interface: Interface,
+    /// Who sends.
+    pub name: String,
+    /// To which groups, by name; each is on the floor.
+    pub groups: Vec<String>,
+    /// In which lane.
+    pub lane: Lane,
+    /// How long the notices stay true.
+    pub expires: Option<Duration>,
+    /// How long to wait for receipts after the last notice.
+    pub wait: Duration,
+    /// What to send, in order.
+    pub texts: Vec<String>,
+    /// JSON lines instead of lines for eyes.
+    pub is_json: bool,
+    /// The floor runs without protection.
+    pub open_lab: bool,
+}
+
+/// Sends, and waits for the receipts.
+///
+/// # Errors
+/// [`Failure`] when it cannot start; nothing has been sent then.
+pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
+    let slot = Slot::take(&options.floor, &options.name)?;
+    let clock = Clock::start();
+    let mut station = station(options, &slot.source_name, clock.now())?;
+    let groups: Vec<_> = options
+        .groups
+        .iter()
+        .map(|name| GroupId::of(name))
+        .collect();
+    for &group in &groups {
+        station.call_roll(clock.now(), group);
+    }
+    let network = Network::of_floor(&options.floor, &options.interface);
+    let mut looping = Loop::new(network, clock)
+        .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
+        .map_err(|error| Failure::system("cannot send", &error))?;
+    stop.watch(&looping);
+    let mut send = Send::new(options, groups, stop.clone());
+    looping
+        .run(&mut send)
+        .map_err(|error| Failure::system("cannot go on", &error))?;
+    if let Some(failure) = send.failure.take() {
+        return Err(failure);
+    }
+    let send_errors = looping.stats().send_errors.total();
+    let stats = looping.nodes()[0].station.stats().clone();
+    Ok(send.finish(&stats, send_errors))
+}
+
+fn station(options: &Options, name: &str, now: Timestamp) -> Result<Station, Failure> {
+    let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
+    let floor = &options.floor;
+    let rate =
+        |bytes: u64| Rate::try_from(bytes).map_err(|error| Failure::Usage(error.to_string()));
+    let mut endpoint =
+        proto::Config::new(floor.id, SourceId::of(floor.id, name), SessionId(draw()?));
+    endpoint.datagram_bytes = DatagramBytes::RECOMMENDED;
+    endpoint.data_rate = rate(floor.rates.data_bytes_per_s)?;
+    endpoint.repair_rate = rate(floor.rates.repair_bytes_per_s)?;
+    let listed = floor
+        .roster
+        .listed
+        .iter()
+        .map(|(group, names)| (GroupId::of(group), names.clone()));
+    let config = StationConfig {
+        endpoint,
+        name: name.to_owned(),
+        is_workstation: false,
+        groups: Vec::new(),
+        join: Join::Lead,
+        remember: floor.roster.remember,
+        listed: listed.collect(),
+    };
+    Ok(Station::new(config, draw()?, now))
+}
+
+/// A name's place among the sends that run on this machine at a time. A source survives restarts, so that receivers know
+/// a second life from the first; two sends at once must be two sources.
+struct Slot {
+    source_name: String,
+    _lock: Option<File>,
+}
+
+impl Slot {
+    fn take(floor: &Floor, name: &str) -> Result<Self, Failure> {
+        for slot in 1..=SLOTS_MAX {
+            let source_name = if slot == 1 {
+                name.to_owned()
+            } else {
+                with_slot(name, slot)
+            };
+            let id = SourceId::of(floor.id, &source_name);
+            let path = std::env::temp_dir().join(format!("floorcast-{}-{id}.lock", floor.id));
+            let Ok(file) = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+            else {
+                // No place for a lock (another user's file, a read-only disk): a source that nobody else can be.
+                let nobody = runtime::draw()
+                    .map_err(|error| Failure::system("cannot draw a name", &error))?;
+                return Ok(Self {
+                    source_name: with_slot(name, u32::try_from(nobody >> 33).unwrap_or(0)),
+                    _lock: None,
+                });
+            };
+            match file.try_lock() {
+                Ok(()) => {
+                    return Ok(Self {
+                        source_name,
+                        _lock: Some(file),
+                    });
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(_)) => {
+                    return Ok(Self {
+                        source_name,
+                        _lock: None,
+                    });
+                }
+            }
+        }
+        Err(Failure::Usage(format!(
+            "{SLOTS_MAX} sends called \"{name}\" run on this machine already; wait for one of them, or give this one another --name"
+        )))
+    }
+}
+
+/// `name` with a number behind it, cut so that it stays a station name.
+fn with_slot(name: &str, slot: u32) -> String {
+    let suffix = format!("#{slot}");
+    let mut end = name.len().min(NAME_BYTES_MAX - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
+}
+
+/// One send on its way.
+struct Send<'a> {
+    options: &'a Options,
+    groups: Vec<GroupId>,
+    stop: Stop,
+    printer: Printer,
+    /// The next text to publish.
+    next: usize,
+    began: Timestamp,
+    published: Timestamp,
+    /// The first notice whose receipt has not been printed.
+    unreceipted: usize,
+    complete: usize,
+    expected: usize,
+    missing: BTreeSet<String>,
+    last_reported: Timestamp,
+    nobody_reads: bool,
+    failure: Option<Failure>,
+}
+
+impl<'a> Send<'a> {
+    fn new(options: &'a Options, groups: Vec<GroupId>, stop: Stop) -> Self {
+        Self {
+            options,
+            groups,
+            stop,
+            printer: Printer::new(options.is_json),
+            next: 0,
+            began: Timestamp::ZERO,
+            published: Timestamp::ZERO,
+            unreceipted: 0,
+            complete: 0,
+            expected: 0,
+            missing: BTreeSet::new(),
+            last_reported: Timestamp::ZERO,
+            nobody_reads: false,
+            failure: None,
+        }
+    }
+
+    /// Publishes as much as the send window takes.
+    fn publish(&mut self, at: Moment, node: &mut Node) {
+        if self.next == 0 {
+            self.began = at.now;
+        }
+        while let Some(text) = self.options.texts.get(self.next) {
+            let Ok(id) = runtime::draw() else {
+                self.failure = Some(Failure::Failed(
+                    "the system has no randomness to give".to_owned(),
+                ));
+                return;
+            };
+            let notice = Notice {
+                id: NoticeId(id),
+                from: self.options.name.as_str().into(),
+                sent_ns: at.wall_ns,
+                expires_ns: self
+                    .options
+                    .expires
+                    .map(|expires| at.wall_ns + crate::time::saturating_nanos(expires)),
+                confirm: true,
+                text: text.as_str().into(),
+            };
+            match node
+                .command()
+                .broadcast(at.now, &self.groups, self.options.lane, &notice)
+            {
+                Ok(_) => self.next += 1,
+                Err(BroadcastError::Publish(PublishError::WindowFull)) => return,
+                Err(error) => {
+                    let sentence = format!("notice {} was not sent: {error}", self.next + 1);
+                    self.failure = Some(Failure::Failed(sentence));
+                    return;
+                }
+            }
+            self.published = at.now;
+        }
+    }
+
+    /// Prints the receipts of notices that everybody has, in order.
+    fn receipts(&mut self, now: Timestamp, station: &mut Station) {
+        while self.unreceipted < station.sent_len()
+            && station.is_received_by_all(now, self.unreceipted)
+        {
+            if let Some(tally) = station.tally(now, self.unreceipted) {
+                self.receipt(station, &tally);
+            }
+        }
+    }
+
+    fn receipt(&mut self, station: &Station, tally: &Tally) {
+        let missing: Vec<_> = tally
+            .missing
+            .iter()
+            .map(|&station_id| station.name_of(station_id))
+            .collect();
+        let received = tally.expected - missing.len();
+        self.complete += usize::from(missing.is_empty() && tally.expected > 0);
+        self.expected = self.expected.max(tally.expected);
+        self.missing.extend(missing.iter().cloned());
+        self.unreceipted += 1;
+        let line = Line::Receipt {
+            id: tally.id.to_string(),
+            expected: tally.expected,
+            received,
+            missing,
+        };
+        let printed = self.printer.print(&line, "");
+        self.nobody_reads |= printed == Err(NobodyReads);
+    }
+
+    /// Prints what is left to say.
+    fn finish(mut self, stats: &proto::Stats, send_errors: u64) -> Ending {
+        let seconds =
+            Duration::from_nanos(self.last_reported.nanos_since(self.began)).as_secs_f64();
+        let notices = self.options.texts.len();
+        let summary = SendSummary {
+            notices,
+            complete: self.complete,
+            incomplete: notices - self.complete,
+            expected: self.expected,
+            missing: self.missing.iter().cloned().collect(),
+            seconds,
+            datagrams_sent: stats.datagrams_sent,
+            repairs_sent: stats.repairs_sent,
+            nacks_received: stats.nacks_received,
+            send_errors,
+            open_lab: self.options.open_lab,
+        };
+        let text = self.in_words(&summary);
+        let printed = self
+            .printer
+            .print(&Line::Summary(summary), &text)
+            .and_then(|()| self.printer.flush());
+        // A closed pipe is no failure; whether everyone has it is told by the exit code.
+        let _ = printed;
+        if self.complete == notices && self.expected > 0 {
+            Ending::Done
+        } else {
+            Ending::Incomplete
+        }
+    }
+
+    fn in_words(&self, summary: &SendSummary) -> String {
+        if summary.expected == 0 {
+            return format!("nobody heard in {:?}", self.options.wait);
+        }
+        let received = summary.expected - summary.missing.len();
+        let what = if summary.notices == 1 {
+            String::new()
+        } else {
+            format!(" have all {} notices", summary.notices)
+        };
+        let missing = match summary.missing.as_slice() {
+            [] => String::new(),
+            names => format!(
+                "; missing: {}",
+                names
+                    .iter()
+                    .map(|name| for_eyes(name))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        };
+        format!(
+            "{received}/{}{what} in {:.1} ms{missing}",
+            summary.expected,
+            summary.seconds * 1_000.0
+        )
+    }
+}
+
+impl Program for Send<'_> {
+    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Station, event: StationEvent) {
+        match event {
+            StationEvent::Reported { .. } => self.last_reported = at.now,
+            StationEvent::NameConflict { from } => {
+                tracing::warn!(
+                    "another program on the floor, at {from}, is called \"{}\" too: give one of them another --name",
+                    self.options.name
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
+        let node = &mut nodes[0];
+        self.publish(at, node);
+        let all_published = self.next == self.options.texts.len();
+        let station = &mut node.station;
+        let settled = station.is_roster_settled(at.now);
+        if settled && station.expected_len(at.now) > 0 {
+            self.receipts(at.now, station);
+        }
+        let waited = all_published && at.now >= self.published + self.options.wait;
+        let done = all_published && self.unreceipted == self.options.texts.len();
+        if self.failure.is_some() || self.nobody_reads || done || waited || self.stop.is_requested()
+        {
+            for index in self.unreceipted..station.sent_len() {
+                if let Some(tally) = station.tally(at.now, index) {
+                    self.receipt(station, &tally);
+                }
+            }
+            return Next::Done;
+        }
+        let look = if all_published {
+            at.now + LOOK_EVERY
+        } else {
+            at.now + Duration::from_millis(1)
+        };
+        Next::At(look)
+    }
+}
