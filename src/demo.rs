@@ -91,6 +91,7 @@ pub struct Summary {
     bytes_sent: u64,
     payload_bytes: u64,
     bytes_per_payload_byte: f64,
+    grtt_us: f64,
     seconds: f64,
     messages_per_s: f64,
     late_ms_max: f64,
@@ -359,6 +360,7 @@ fn open_source(shared: &Arc<Shared>, clock: Clock) -> Result<(Loop, Source), Fai
         delivered_before: 0,
         late_ns_max: 0,
         seconds: 0.0,
+        grtt_ns: 0,
         stats: Stats::default(),
         receipts: 0,
     };
@@ -527,6 +529,7 @@ struct Source {
     delivered_before: u64,
     late_ns_max: u64,
     seconds: f64,
+    grtt_ns: u64,
     stats: Stats,
     receipts: usize,
 }
@@ -657,6 +660,7 @@ impl Source {
                 stats.bytes_sent,
                 stats.messages_published * options.size as u64,
             ),
+            grtt_us: self.grtt_ns as f64 / 1_000.0,
             seconds: self.seconds,
             messages_per_s: if self.seconds > 0.0 {
                 f64::from(options.messages) / self.seconds
@@ -673,6 +677,7 @@ impl Source {
     fn end(&mut self, at: Moment, node: &mut Node) -> Next {
         let began = Timestamp::from_nanos(self.shared.start_ns.load(Ordering::Acquire));
         self.seconds = Duration::from_nanos(at.now.nanos_since(began)).as_secs_f64();
+        self.grtt_ns = node.station.endpoint().grtt_ns();
         self.stats = node.station.stats().clone();
         let last = node.station.sent_len().saturating_sub(1);
         self.receipts = node
