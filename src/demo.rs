@@ -400,7 +400,7 @@ fn run_agents(mut looping: Loop, mut agents: Agents) -> Result<Seen, LoopError> 
     looping.run(&mut agents)?;
     let mut seen = agents.seen;
     for node in looping.nodes() {
-        seen.stats.add(node.station.stats());
+        seen.stats.add(&node.station.stats());
     }
     seen.count(looping.stats());
     seen.receive_buffer_bytes = looping
@@ -678,7 +678,7 @@ impl Source {
         let began = Timestamp::from_nanos(self.shared.start_ns.load(Ordering::Acquire));
         self.seconds = Duration::from_nanos(at.now.nanos_since(began)).as_secs_f64();
         self.grtt_ns = node.station.endpoint().grtt_ns();
-        self.stats = node.station.stats().clone();
+        self.stats = node.station.stats();
         let last = node.station.sent_len().saturating_sub(1);
         self.receipts = node
             .station

@@ -34,14 +34,15 @@ pub const TTL_DEFAULT: u8 = 1;
 /// How long a silent workstation stays expected where the file says nothing: longer than a restart, shorter than a
 /// shift.
 pub const REMEMBER_DEFAULT: Duration = Duration::from_secs(15 * 60);
-/// Bounds of [`RosterRules::remember`]: 10 s spans a few lost presences, 7 days a weekend and a holiday.
+/// Bounds of [`RosterRules::remember`]: 10 s spans a few lost presences, 12 hours a shift; a roster
+/// cannot tell of more than 18.
 pub const REMEMBER: RangeInclusive<Duration> =
-    Duration::from_secs(10)..=Duration::from_secs(7 * 86_400);
+    Duration::from_secs(10)..=Duration::from_secs(12 * 3_600);
 /// Rate of new data where the file says nothing, in bytes per second (200 Mbit/s): a fifth of a gigabit network, which
 /// telephones share.
 pub const DATA_RATE_DEFAULT: u64 = 25_000_000;
-/// Bounds of a rate, in bytes per second: 1 kbit/s to 100 Gbit/s.
-pub const RATE: RangeInclusive<u64> = 125..=12_500_000_000;
+/// Bounds of a rate, in bytes per second: 8 kbit/s to 100 Gbit/s.
+pub const RATE: RangeInclusive<u64> = 1_000..=12_500_000_000;
 
 /// One deployment, as its file describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,7 +255,7 @@ pub fn parse_rate(text: &str) -> Result<u64, QuantityError> {
     let bits = scaled(text, bits_per_s).ok_or_else(|| QuantityError::new(text, NOT_A_RATE))?;
     let bytes = u64::try_from(bits / 8).ok();
     bytes.filter(|it| RATE.contains(it)).ok_or_else(|| {
-        QuantityError::new(text, "is out of bounds; a rate is 1 kbit/s to 100 Gbit/s")
+        QuantityError::new(text, "is out of bounds; a rate is 8 kbit/s to 100 Gbit/s")
     })
 }
 
@@ -475,7 +476,7 @@ fn read_remember(field: &Field<'_>) -> Result<Duration, Fault> {
         return Ok(remember);
     }
     let what = format!(
-        "in [roster], remember = {} is out of bounds; a silent workstation may stay expected for 10s to 7d; write \
+        "in [roster], remember = {} is out of bounds; a silent workstation may stay expected for 10s to 12h; write \
          \"15m\", or leave it out",
         quoted(text)
     );
@@ -1320,7 +1321,7 @@ mod tests {
             ),
             (
                 floor_with("[rates]\ndata = \"0 kbit/s\""),
-                &["out of bounds; a rate is 1 kbit/s to 100 Gbit/s"],
+                &["out of bounds; a rate is 8 kbit/s to 100 Gbit/s"],
             ),
             (
                 floor_with("[rates]\nrepair = \"101 Gbit/s\""),
@@ -1334,7 +1335,7 @@ mod tests {
                 floor_with("[roster]\nremember = \"9s\""),
                 &[
                     "line 4: in [roster], remember = \"9s\" is out of bounds",
-                    "10s to 7d",
+                    "10s to 12h",
                 ],
             ),
             (
@@ -1690,7 +1691,7 @@ mod tests {
     #[test]
     fn rates() {
         for (text, bytes_per_s) in [
-            ("1 kbit/s", 125),
+            ("8 kbit/s", 1_000),
             ("100 Mbit/s", 12_500_000),
             ("2.5GBIT", 312_500_000),
             ("100Gbit/s", 12_500_000_000),
@@ -1706,7 +1707,7 @@ mod tests {
                 "{bad}"
             );
         }
-        for bad in ["0.9 kbit/s", "100.1 Gbit/s", "999999999999 Gbit/s"] {
+        for bad in ["7.9 kbit/s", "100.1 Gbit/s", "999999999999 Gbit/s"] {
             assert!(
                 parse_rate(bad)
                     .unwrap_err()
@@ -1716,10 +1717,10 @@ mod tests {
             );
         }
         assert_eq!(
-            Rates::with_data(125),
+            Rates::with_data(1_500),
             Rates {
-                data_bytes_per_s: 125,
-                repair_bytes_per_s: 125
+                data_bytes_per_s: 1_500,
+                repair_bytes_per_s: 1_000
             }
         );
     }

@@ -72,7 +72,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         return Err(failure);
     }
     let send_errors = looping.stats().send_errors.total();
-    let stats = looping.nodes()[0].station.stats().clone();
+    let stats = looping.nodes()[0].station.stats();
     Ok(send.finish(&stats, send_errors))
 }
 

@@ -210,12 +210,14 @@ impl Station {
         notice: &Notice,
     ) -> Result<Vec<(StreamId, SeqRange)>, BroadcastError> {
         let payload = notice.encode()?;
-        let streams = || groups.iter().map(|&group| StreamId::new(group, lane));
-        for stream in streams() {
-            self.endpoint.accepts(stream, payload.len())?;
-        }
-        let mut parts = Vec::with_capacity(groups.len());
-        for stream in streams() {
+        let streams: BTreeSet<_> = groups
+            .iter()
+            .map(|&group| StreamId::new(group, lane))
+            .collect();
+        let streams: Vec<_> = streams.into_iter().collect();
+        self.endpoint.accepts(&streams, payload.len())?;
+        let mut parts = Vec::with_capacity(streams.len());
+        for stream in streams {
             parts.push((stream, self.endpoint.publish(now, stream, payload.clone())?));
             self.published.insert(stream);
         }
@@ -391,9 +393,14 @@ impl Station {
             .min(self.receipts.poll_timeout())
     }
 
-    /// What its endpoint has counted.
-    pub const fn stats(&self) -> &Stats {
-        self.endpoint.stats()
+    /// What it has counted.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            stations_forgotten: self.roster.forgotten(),
+            roll_calls_left: self.roster.calls_left(),
+            receipts_unbooked: self.receipts.unbooked(),
+            ..self.endpoint.stats().clone()
+        }
     }
 
     /// Its endpoint, to look at.

@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(Timestamp::ZERO.nanos_since(late), 0);
         assert_eq!(
             Timestamp::from_nanos(1 << 43).as_wire_micros(),
-            ((1u64 << 43) / 1_000 % (1 << 32)) as u32
+            u32::try_from((1u64 << 43) / 1_000 % (1 << 32)).unwrap()
         );
     }
 }

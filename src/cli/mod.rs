@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 
 use crate::floor::Floor;
 use crate::net::{self, Interface, InterfaceKind};
-use crate::notice::TEXT_BYTES_MAX;
+use crate::notice::{NOTICES_MAX, TEXT_BYTES_MAX};
 use crate::output::{Ending, Failure};
 use crate::runtime::Stop;
 use crate::wire::is_station_name;
@@ -337,6 +337,12 @@ fn texts(text: Option<&str>, lines: bool) -> Result<Vec<String>, Failure> {
         return Err(Failure::Usage(
             "nothing to send: the text is empty".to_owned(),
         ));
+    }
+    if texts.len() > NOTICES_MAX {
+        return Err(Failure::Usage(format!(
+            "standard input has {} lines, but one send takes at most {NOTICES_MAX}; send it in parts; nothing was sent",
+            texts.len()
+        )));
     }
     match texts.iter().position(|text| text.len() > TEXT_BYTES_MAX) {
         Some(at) => Err(Failure::Usage(format!(

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::wire::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, is_station_name};
 
 pub use inbox::{Inbox, Received};
-pub use receipts::{Receipts, Tally};
+pub use receipts::{NOTICES_MAX, Receipts, Tally};
 pub use roster::{Outgoing, REMEMBER_RECOMMENDED, Roster, RosterConfig};
 
 /// The layout of a notice's bytes (R-NOTE-1).

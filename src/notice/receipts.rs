@@ -11,10 +11,12 @@ use super::NoticeId;
 const ASK_FIRST_NS: u64 = 20_000_000;
 /// The same for each station that is expected.
 const ASK_PER_STATION_NS: u64 = 200_000;
+/// Requests before the time between two of them doubles.
+const ASKS_FLAT: u32 = 4;
 /// Longest time between two requests.
 const ASK_MAX_NS: u64 = 500_000_000;
-/// Notices kept in the book; the oldest leave first. Two hours at ten a second.
-const NOTICES_MAX: usize = 72_000;
+/// Notices kept in the book; the oldest leave first. A day at ten a second, in some 150 MB.
+pub const NOTICES_MAX: usize = 1_000_000;
 /// Stations kept in the book: as many as a roster remembers.
 const STATIONS_MAX: usize = 20_000;
 
@@ -42,17 +44,19 @@ impl Marks {
             self.lost.extend(SeqRange::new(self.through, newer.joined));
             self.lost.extend(newer.lost);
             self.through = self.through.max(newer.through);
-            if self.lost.len() > LOST_RUNS_MAX
-                && let (Some(first), Some(last)) = (
-                    self.lost.first(),
-                    self.lost.iter().max_by_key(|run| run.end()),
-                )
-                && let Some(all) = SeqRange::new(first.first(), last.end())
-            {
-                self.lost = vec![all];
-            }
+            self.bound();
         } else {
             *self = newer;
+        }
+    }
+
+    /// Too many runs become one: it may claim too much lost, never too little.
+    fn bound(&mut self) {
+        if self.lost.len() > LOST_RUNS_MAX
+            && let Some(first) = self.lost.iter().map(|run| run.first()).min()
+            && let Some(end) = self.lost.iter().map(|run| run.end()).max()
+        {
+            self.lost = SeqRange::new(first, end).into_iter().collect();
         }
     }
 }
@@ -80,8 +84,12 @@ pub struct Tally {
 pub struct Receipts {
     marks: BTreeMap<SourceId, BTreeMap<StreamId, Marks>>,
     sent: VecDeque<Sent>,
+    /// Notices that have left the book: the index of the oldest one kept.
+    left: usize,
+    unbooked: u64,
     ask_due: Timestamp,
     ask_gap_ns: u64,
+    asks: u32,
     reported: Timestamp,
 }
 
@@ -90,8 +98,11 @@ impl Default for Receipts {
         Self {
             marks: BTreeMap::new(),
             sent: VecDeque::new(),
+            left: 0,
+            unbooked: 0,
             ask_due: Timestamp::FAR_FUTURE,
             ask_gap_ns: ASK_FIRST_NS,
+            asks: 0,
             reported: Timestamp::ZERO,
         }
     }
@@ -108,9 +119,12 @@ impl Receipts {
     ) {
         if self.sent.len() >= NOTICES_MAX {
             self.sent.pop_front();
+            self.left += 1;
+            self.unbooked += 1;
         }
         self.sent.push_back(Sent { id, parts });
         self.ask_gap_ns = ASK_FIRST_NS + ASK_PER_STATION_NS * expected as u64;
+        self.asks = 0;
         self.ask_due = now.plus_nanos(self.ask_gap_ns);
     }
 
@@ -125,6 +139,7 @@ impl Receipts {
         lost: Vec<SeqRange>,
     ) {
         if self.marks.len() >= STATIONS_MAX && !self.marks.contains_key(&station) {
+            self.unbooked += 1;
             return;
         }
         self.reported = now;
@@ -168,7 +183,7 @@ impl Receipts {
         index: usize,
         expected: &BTreeMap<SourceId, BTreeSet<StreamId>>,
     ) -> Option<Tally> {
-        let sent = self.sent.get(index)?;
+        let sent = self.at(index)?;
         let concerned = expected.iter().filter(|(_, streams)| {
             sent.parts
                 .iter()
@@ -194,7 +209,7 @@ impl Receipts {
         index: usize,
         expected: &BTreeMap<SourceId, BTreeSet<StreamId>>,
     ) -> bool {
-        let Some(sent) = self.sent.get(index) else {
+        let Some(sent) = self.at(index) else {
             return false;
         };
         let concerned = |streams: &BTreeSet<StreamId>| {
@@ -207,14 +222,19 @@ impl Receipts {
             .all(|(&station, streams)| !concerned(streams) || self.has(station, sent))
     }
 
-    /// How many notices are in the book.
+    /// How many notices were sent.
     pub fn len(&self) -> usize {
-        self.sent.len()
+        self.left + self.sent.len()
     }
 
-    /// Whether no notice is in the book.
+    /// Reports and notices that there was no room for.
+    pub const fn unbooked(&self) -> u64 {
+        self.unbooked
+    }
+
+    /// Whether no notice was sent.
     pub fn is_empty(&self) -> bool {
-        self.sent.is_empty()
+        self.len() == 0
     }
 
     /// When missing reports are to be asked for.
@@ -242,7 +262,11 @@ impl Receipts {
                 asked.insert(stream, behind);
             }
         }
-        self.ask_gap_ns = (self.ask_gap_ns * 2).min(ASK_MAX_NS);
+        // The first few rounds follow each other evenly: reports are lost like everything else.
+        self.asks += 1;
+        if self.asks > ASKS_FLAT {
+            self.ask_gap_ns = (self.ask_gap_ns * 2).min(ASK_MAX_NS);
+        }
         self.ask_due = now.plus_nanos(self.ask_gap_ns);
         asked.into_iter().collect()
     }
@@ -255,6 +279,10 @@ impl Receipts {
             ends.insert(*stream, range.end());
         }
         ends
+    }
+
+    fn at(&self, index: usize) -> Option<&Sent> {
+        self.sent.get(index.checked_sub(self.left)?)
     }
 
     fn has(&self, station: SourceId, sent: &Sent) -> bool {
@@ -419,7 +447,7 @@ mod tests {
             now = book.poll_timeout();
             assert_eq!(book.poll_ask(now, &all), [(stream(1), vec![SourceId(2)])]);
         }
-        assert_eq!(gaps, [20, 40, 81, 163, 326, 500, 500, 500]);
+        assert_eq!(gaps, [20, 20, 20, 20, 20, 40, 81, 163]);
         report(&mut book, 2, 1, 0, 2, &[]);
         assert!(book.poll_ask(book.poll_timeout(), &all).is_empty());
     }

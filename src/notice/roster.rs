@@ -13,8 +13,8 @@ pub const REMEMBER_RECOMMENDED: Duration = Duration::from_secs(15 * 60);
 
 /// Stations remembered: four times the largest floor promised. Beyond it the one unheard for longest makes room.
 const STATIONS_MAX: usize = 20_000;
-/// Groups remembered of one station.
-const GROUPS_PER_STATION_MAX: usize = 64;
+/// Groups remembered of one station: as many as a floor may have.
+const GROUPS_PER_STATION_MAX: usize = 128;
 /// Roll calls waiting to be answered at a time; more are left to others.
 const ANSWERS_MAX: usize = 16;
 /// Announcements at the start, and the gaps behind them: three, so that two may be lost.
@@ -32,6 +32,11 @@ const CALL_GAPS_NS: [u64; 5] = [20_000_000, 40_000_000, 80_000_000, 160_000_000,
 const ANSWER_SPREAD_PER_STATION_NS: u64 = 20_000;
 /// Longest spread of the answers.
 const ANSWER_SPREAD_MAX_NS: u64 = 50_000_000;
+/// Shortest time between two answers about one group from one station; roll calls that come meanwhile share the next.
+const ANSWER_GAP_NS: u64 = 100_000_000;
+/// The same for each station named: 5,000 are named once in 1.1 s, at 100 kB a second, whoever asks however often
+/// (R-ROST-8).
+const ANSWER_GAP_PER_ENTRY_NS: u64 = 200_000;
 /// A roster is settled when nothing new has come for this long after an answer: twice the longest spread would be safe for
 /// 5,000; on small floors answers are long there.
 const SETTLE_NS: u64 = 100_000_000;
@@ -86,7 +91,11 @@ pub struct Roster {
     announce_due: Timestamp,
     leaving: Option<usize>,
     calls: BTreeMap<GroupId, Call>,
-    answers: BTreeMap<(GroupId, u32), Answer>,
+    answers: BTreeMap<GroupId, Answer>,
+    /// Until when the next answer about a group has to wait.
+    answered: BTreeMap<GroupId, Timestamp>,
+    forgotten: u64,
+    calls_left: u64,
     /// When a station was last learnt of that was not known.
     changed: Timestamp,
     /// Counts the changes of who is expected.
@@ -100,6 +109,8 @@ struct Station {
     groups: Vec<GroupId>,
     heard: Timestamp,
     has_left: bool,
+    /// It was heard itself, not only told of.
+    is_first_hand: bool,
 }
 
 /// What somebody said about a station: itself, or another that has heard it.
@@ -123,6 +134,7 @@ struct Call {
 /// Somebody's question, to be answered in a while.
 #[derive(Clone, Debug)]
 struct Answer {
+    token: u32,
     due: Timestamp,
     /// Whom others have named meanwhile, and how long silent.
     covered: BTreeMap<SourceId, u16>,
@@ -145,6 +157,9 @@ impl Roster {
             leaving: None,
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            forgotten: 0,
+            calls_left: 0,
             changed: now,
             version: 0,
             rng: Rng::new(seed),
@@ -163,6 +178,16 @@ impl Roster {
                 self.is_expected(now, station) && station.groups.contains(&group)
             })
             .map(|(&id, station)| (id, station.name.as_str()))
+    }
+
+    /// Stations forgotten because there were too many.
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Roll calls not answered because too many waited.
+    pub const fn calls_left(&self) -> u64 {
+        self.calls_left
     }
 
     /// The groups we listen to.
@@ -280,15 +305,22 @@ impl Roster {
                 }));
             }
         }
-        while let Some((&key, _)) = self.answers.iter().find(|(_, answer)| answer.due <= now) {
-            let Some(answer) = self.answers.remove(&key) else {
+        while let Some(group) = self
+            .answers
+            .iter()
+            .find(|(_, answer)| answer.due <= now)
+            .map(|(&group, _)| group)
+        {
+            let Some(answer) = self.answers.remove(&group) else {
                 return;
             };
-            let entries = self.entries(now, key.0, &answer.covered);
+            let entries = self.entries(now, group, &answer.covered);
             if !entries.is_empty() {
+                let rest_ns = ANSWER_GAP_NS + entries.len() as u64 * ANSWER_GAP_PER_ENTRY_NS;
+                self.answered.insert(group, now.plus_nanos(rest_ns));
                 out.push(Outgoing::Answer {
-                    token: key.1,
-                    group: key.0,
+                    token: answer.token,
+                    group,
                     entries,
                 });
             }
@@ -337,26 +369,38 @@ impl Roster {
 
     fn handle_call(&mut self, now: Timestamp, call: &RollCall) {
         let concerned = self.config.announce.is_some() && self.config.groups.contains(&call.group);
-        if !concerned || self.leaving.is_some() || self.answers.len() >= ANSWERS_MAX {
+        // One answer serves all who asked about the group meanwhile.
+        if !concerned || self.leaving.is_some() || self.answers.contains_key(&call.group) {
+            return;
+        }
+        if self.answers.len() >= ANSWERS_MAX {
+            self.calls_left += 1;
             return;
         }
         let stations = self.len(now) as u64 + 1;
-        let spread = self.rng.below(
-            stations
-                .saturating_mul(ANSWER_SPREAD_PER_STATION_NS)
-                .min(ANSWER_SPREAD_MAX_NS),
-        );
-        self.answers
-            .entry((call.group, call.token))
-            .or_insert(Answer {
-                due: now.plus_nanos(spread),
+        let spread = stations
+            .saturating_mul(ANSWER_SPREAD_PER_STATION_NS)
+            .min(ANSWER_SPREAD_MAX_NS);
+        let earliest = self
+            .answered
+            .get(&call.group)
+            .copied()
+            .unwrap_or(now)
+            .max(now);
+        let due = earliest.plus_nanos(self.rng.below(spread));
+        self.answers.insert(
+            call.group,
+            Answer {
+                token: call.token,
+                due,
                 covered: BTreeMap::new(),
-            });
+            },
+        );
     }
 
     fn handle_part(&mut self, now: Timestamp, part: &RosterPart<'_>) {
         for entry in part.entries() {
-            if let Some(answer) = self.answers.get_mut(&(part.group, part.token)) {
+            if let Some(answer) = self.answers.get_mut(&part.group) {
                 answer.covered.insert(entry.station, entry.silent_s);
             }
             let has_left = entry.silent_s == LEFT;
@@ -377,7 +421,6 @@ impl Roster {
             }
         }
         if let Some(call) = self.calls.get_mut(&part.group)
-            && call.token == part.token
             && part.is_last
         {
             call.answered = true;
@@ -408,6 +451,7 @@ impl Roster {
                 .min_by_key(|(_, station)| station.heard);
             if let Some((&oldest, _)) = oldest {
                 self.stations.remove(&oldest);
+                self.forgotten += 1;
             }
         }
         let station = Station {
@@ -415,6 +459,7 @@ impl Roster {
             groups: word.groups.to_vec(),
             heard: word.heard,
             has_left: false,
+            is_first_hand: word.is_first_hand,
         };
         self.version += 1;
         self.stations.insert(id, station);
@@ -462,13 +507,17 @@ impl Roster {
 
 impl Station {
     /// Takes in what was said about it; whether that adds to what is expected. First hand, its word about its groups
-    /// replaces what was known; hearsay only adds, and an older word than ours does not undo a farewell.
+    /// replaces what was known; hearsay only adds. An older word than ours does not undo a farewell, and a farewell that
+    /// others heard does not send away a station that we heard ourselves.
     fn heed(&mut self, word: &Word<'_>) -> bool {
         let was_gone = self.has_left;
-        if word.is_first_hand
-            || word.has_left
-            || word.heard > self.heard.plus_nanos(HEARSAY_GRAIN_NS)
-        {
+        let is_news = if word.has_left {
+            !self.is_first_hand
+        } else {
+            word.heard > self.heard.plus_nanos(HEARSAY_GRAIN_NS)
+        };
+        self.is_first_hand |= word.is_first_hand;
+        if word.is_first_hand || is_news {
             self.has_left = word.has_left;
             self.heard = self.heard.max(word.heard);
         }

@@ -173,12 +173,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether [`Endpoint::publish`] would accept a message of `len` bytes on `stream` now.
+    /// Whether [`Endpoint::publish`] would accept a message of `len` bytes now on each of `streams`, which differ.
     ///
     /// # Errors
-    /// What `publish` would answer.
-    pub fn accepts(&self, stream: StreamId, len: usize) -> Result<(), PublishError> {
-        self.sender.accepts(stream, len, &self.config)
+    /// What `publish` would answer for one of them.
+    pub fn accepts(&self, streams: &[StreamId], len: usize) -> Result<(), PublishError> {
+        self.sender.accepts(streams, len, &self.config)
     }
 
     /// Publishes one message on one of its streams; its sequence numbers.
@@ -407,6 +407,10 @@ impl Endpoint {
         report: &wire::Report<'_>,
     ) -> Result<(), Discard> {
         if (report.source, report.session) != (self.config.source, self.config.session) {
+            return Err(Discard::NotOurs);
+        }
+        // A report on a stream that was never published could only fill the book.
+        if !self.sender.publishes(report.stream) {
             return Err(Discard::NotOurs);
         }
         self.out.stats.reports_received += 1;

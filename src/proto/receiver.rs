@@ -13,7 +13,7 @@ use crate::wire::{
 };
 
 use super::Discard;
-use super::config::{Config, Join, Rate, ReceiveWindowLen};
+use super::config::{Config, GroupSize, Join, Rate, ReceiveWindowLen};
 use super::output::{EndReason, Event, Origin, Output};
 use super::pacer::Bucket;
 use super::reception::{Path, Reception};
@@ -25,8 +25,8 @@ pub const SILENCE_NS: u64 = 10 * super::publication::HEARTBEAT_MAX_NS;
 /// Sources an endpoint follows at a time. A floor has tens of supervisors; what goes beyond is refused and counted, unless
 /// one of the sources kept has ended.
 const REMOTES_MAX: usize = 256;
-/// Streams followed of one source: 16 groups of three lanes.
-const STREAMS_PER_REMOTE_MAX: usize = 48;
+/// Streams followed of one source: the 128 groups that a floor may have, three lanes each.
+const STREAMS_PER_REMOTE_MAX: usize = 384;
 /// Ended lives remembered of one source, so that a late datagram does not raise the dead (R-ID-2).
 const ENDED_MAX: usize = 8;
 /// Marks to go on from, given by the program at its start.
@@ -39,6 +39,8 @@ const ENTRY_BYTES: usize = 128;
 /// A round-trip time that a source claims is believed down to this: below, its heartbeats could draw NACKs without end
 /// (R-GRTT-4).
 const GRTT_FLOOR_NS: u64 = 100_000;
+/// And up to this: whatever it claims, a gap is asked for again within seconds.
+const GRTT_CAP_NS: u64 = 1_000_000_000;
 /// What one endpoint may send to sources in answer, bytes a second: 2 % of the recommended rate. A receiver that loses
 /// every fifth datagram of 20,000 a second stays below it; whatever is forged, no more than this comes out (R-NACK-7).
 const ANSWER_RATE: u64 = 500_000;
@@ -151,6 +153,7 @@ impl Receiver {
             newest: data.first,
             next: data.first,
             advert: data.advert,
+            is_repair: data.is_repair,
         };
         let room = self.bytes < self.bytes_max;
         let at = self.enter(now, header, from, data.stream, met, out)?;
@@ -210,6 +213,7 @@ impl Receiver {
             newest,
             next: heartbeat.next,
             advert,
+            is_repair: false,
         };
         let at = self.enter(now, header, from, heartbeat.stream, met, out)?;
         let held_before = at.reception.bytes();
@@ -224,8 +228,8 @@ impl Receiver {
         if let Some(remote) = self.remotes.get_mut(&header.source) {
             remote.clock = Some((heartbeat.clock_us, now));
             remote.path = Path {
-                grtt_ns: heartbeat.grtt.nanos().max(GRTT_FLOOR_NS),
-                group_size: heartbeat.group_size.count().max(1),
+                grtt_ns: heartbeat.grtt.nanos().clamp(GRTT_FLOOR_NS, GRTT_CAP_NS),
+                group_size: heartbeat.group_size.count().clamp(1, GroupSize::MAX.get()),
             };
             if remote.is_over() {
                 remote.end(now, header.source, EndReason::Closed, &mut self.rng, out);
@@ -315,7 +319,7 @@ impl Receiver {
             let (start, is_synced) = match self.resume.remove(&(origin, stream)) {
                 Some(next) => (next, true),
                 None => {
-                    let start = met.start(now, subscription);
+                    let start = met.start(now, subscription).ok_or(Discard::NotOurs)?;
                     (start, start == SeqNo::ZERO)
                 }
             };
@@ -500,21 +504,25 @@ struct Met {
     /// The number that Lead begins with.
     next: SeqNo,
     advert: Advert,
+    /// It tells nothing of where the source is now.
+    is_repair: bool,
 }
 
 impl Met {
-    /// Where to begin: at 0 for whoever was there first (R-JOIN-1), else as the subscription says (R-JOIN-2).
-    fn start(self, now: Timestamp, subscription: Subscription) -> SeqNo {
+    /// Where to begin: at 0 for whoever was there first (R-JOIN-1), else as the subscription says (R-JOIN-2); `None` when
+    /// this datagram cannot tell.
+    fn start(self, now: Timestamp, subscription: Subscription) -> Option<SeqNo> {
         let listened_ns = now.nanos_since(subscription.since);
         if self.advert.age.nanos() <= listened_ns && self.advert.age < QuantDuration(u8::MAX) {
-            return SeqNo::ZERO;
+            return Some(SeqNo::ZERO);
         }
         match subscription.join {
-            Join::Trail => self.advert.trail,
-            Join::Lead => self.next,
+            Join::Trail => Some(self.advert.trail),
+            Join::Lead | Join::Last(_) if self.is_repair => None,
+            Join::Lead => Some(self.next),
             Join::Last(n) => {
                 let first = SeqNo(self.newest.0.saturating_add(1).saturating_sub(u64::from(n)));
-                first.max(self.advert.trail)
+                Some(first.max(self.advert.trail))
             }
         }
     }

@@ -33,6 +33,10 @@ const REPORT_GAP_MIN_NS: u64 = 5_000_000;
 const REPORT_GAP_MAX_NS: u64 = 2_000_000_000;
 /// Time between two reports for each receiver of the group: the whole group sends at most 10,000 a second.
 const REPORT_GAP_PER_RECEIVER_NS: u64 = 100_000;
+/// Longest spread: a source that claims a billion receivers is not believed.
+const REPORT_SPREAD_MAX_NS: u64 = 100_000_000;
+/// Longest back-off that a source may ask for.
+const BACKOFF_MAX_NS: u64 = 1_000_000_000;
 /// Spread of the first reports after a quiet time for each receiver of the group: 500 answer within 2.5 ms, at the 200,000
 /// datagrams a second that one thread can take in.
 const REPORT_SPREAD_PER_RECEIVER_NS: u64 = 5_000;
@@ -165,7 +169,11 @@ impl Reception {
         path: Path,
         rng: &mut Rng,
     ) -> Result<Inserted, Discard> {
-        let due = now.plus_nanos(backoff::draw(self.backoff.nanos(), path.group_size, rng));
+        let due = now.plus_nanos(backoff::draw(
+            self.backoff.nanos().min(BACKOFF_MAX_NS),
+            path.group_size,
+            rng,
+        ));
         let inserted = self.window.insert(seq, segment, due);
         match inserted {
             Inserted::Kept => Ok(inserted),
@@ -187,7 +195,11 @@ impl Reception {
         path: Path,
         rng: &mut Rng,
     ) -> bool {
-        let due = now.plus_nanos(backoff::draw(self.backoff.nanos(), path.group_size, rng));
+        let due = now.plus_nanos(backoff::draw(
+            self.backoff.nanos().min(BACKOFF_MAX_NS),
+            path.group_size,
+            rng,
+        ));
         let shows_gap = self.window.extend(next, due);
         if shows_gap {
             self.nack_due = self.nack_due.min(due);
@@ -423,10 +435,7 @@ impl Reception {
 
     /// The source asks for a report (R-REP-4).
     pub(super) fn handle_ask(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
-        let spread = rng.below(
-            path.group_size
-                .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS),
-        );
+        let spread = rng.below(report_spread_ns(path));
         self.report_due = self
             .report_due
             .min(self.may_report(now, REPORT_GAP_MIN_NS).plus_nanos(spread));
@@ -455,13 +464,16 @@ impl Reception {
             return;
         }
         let gap = path.group_size.saturating_mul(REPORT_GAP_PER_RECEIVER_NS);
-        let spread = rng.below(
-            path.group_size
-                .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS),
-        );
+        let spread = rng.below(report_spread_ns(path));
         let earliest = self.may_report(now, gap.clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS));
         self.report_due = earliest.plus_nanos(spread);
     }
+}
+
+fn report_spread_ns(path: Path) -> u64 {
+    path.group_size
+        .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS)
+        .min(REPORT_SPREAD_MAX_NS)
 }
 
 /// How long to wait for a repair before asking again (R-NACK-4): two round trips, at first, and up to half as much more,

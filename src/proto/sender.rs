@@ -22,8 +22,8 @@ use super::{Discard, Stats};
 /// What may go out back to back before the rate bites: 46 datagrams of 1,400 bytes fit in the smallest receive buffer
 /// that a stock Linux grants (208 KiB, of which each datagram takes about 2.3 KiB).
 const BURST_BYTES: u64 = 64 * 1_024;
-/// Streams one endpoint may publish on: 64 groups of three lanes.
-const STREAMS_MAX: usize = 192;
+/// Streams one endpoint may publish on: the 128 groups that a floor may have, three lanes each.
+const STREAMS_MAX: usize = 384;
 /// Shortest hold-off (R-HOLD-1): a repair that was sent this long ago is on the wire or in a receiver's queue.
 const HOLD_OFF_MIN_NS: u64 = 500_000;
 
@@ -77,27 +77,37 @@ impl Sender {
         }
     }
 
-    /// Whether a message of `len` bytes would be accepted now.
+    /// Whether a message of `len` bytes would be accepted now on each of `streams`.
     pub(super) fn accepts(
         &self,
-        stream: StreamId,
+        streams: &[StreamId],
         len: usize,
         config: &Config,
     ) -> Result<(), PublishError> {
         if self.is_closed {
             return Err(PublishError::Closed);
         }
-        match self.publications.get(&stream) {
-            Some(publication) => publication
-                .accepts(len, config)
-                .map_err(|full| full.for_message(len)),
-            None if self.publications.len() >= STREAMS_MAX => Err(PublishError::TooManyStreams),
-            None if len > message_bytes_max(config) => Err(PublishError::TooLarge {
+        if len > message_bytes_max(config) {
+            return Err(PublishError::TooLarge {
                 given: len,
                 max: message_bytes_max(config),
-            }),
-            None => Ok(()),
+            });
         }
+        let known = |stream: &&StreamId| self.publications.contains_key(stream);
+        let new = streams.len() - streams.iter().filter(known).count();
+        if self.publications.len() + new > STREAMS_MAX {
+            return Err(PublishError::TooManyStreams);
+        }
+        let publications = streams
+            .iter()
+            .filter_map(|stream| self.publications.get(stream));
+        let mut answers = publications.map(|publication| publication.accepts(len, config));
+        answers.try_for_each(|answer| answer.map_err(|full| full.for_message(len)))
+    }
+
+    /// Whether anything was published on `stream`.
+    pub(super) fn publishes(&self, stream: StreamId) -> bool {
+        self.publications.contains_key(&stream)
     }
 
     pub(super) fn publish(
@@ -108,7 +118,7 @@ impl Sender {
         config: &Config,
         stats: &mut Stats,
     ) -> Result<SeqRange, PublishError> {
-        self.accepts(stream, payload.len(), config)?;
+        self.accepts(&[stream], payload.len(), config)?;
         let len = payload.len();
         let publication = self
             .publications
@@ -200,8 +210,8 @@ impl Sender {
         due
     }
 
-    /// Writes what is due until the batch is full: repairs, new data, heartbeats, each within its own budget, so none
-    /// keeps another waiting for more than a batch (R-RATE-1).
+    /// Writes what is due until the batch is full: repairs and new data, each within its own budget, so neither keeps
+    /// the other waiting for more than a batch (R-RATE-1), and heartbeats, which their own decay keeps few.
     pub(super) fn poll_transmit(
         &mut self,
         now: Timestamp,

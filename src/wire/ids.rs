@@ -20,7 +20,7 @@ macro_rules! id {
 }
 
 id! {
-    /// One deployment. Datagrams of another floor are dropped unread (R-HDR-3).
+    /// One deployment. Datagrams of another floor are dropped (R-HDR-3).
     FloorId(u32)
 }
 id! {

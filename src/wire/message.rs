@@ -57,7 +57,7 @@ pub struct Advert {
     pub trail: SeqNo,
     /// How long a receiver may wait at most before it asks.
     pub backoff: QuantDuration,
-    /// How old the session is, rounded down.
+    /// How old the stream is, since its first message, rounded down.
     pub age: QuantDuration,
 }
 
@@ -190,7 +190,7 @@ pub struct Heartbeat {
     pub grtt: QuantDuration,
     /// How many receivers the source counts on.
     pub group_size: QuantCount,
-    /// How old the session is, rounded down.
+    /// How old the stream is, since its first message, rounded down.
     pub age: QuantDuration,
     /// The source publishes nothing more in this session and answers nothing more after it.
     pub is_closed: bool,

@@ -7,7 +7,7 @@ use crate::time::saturating_nanos;
 /// 1024 * 2^(i/8), rounded.
 const STEPS: [u64; 8] = [1024, 1117, 1218, 1328, 1448, 1579, 1722, 1878];
 
-/// A duration in one byte: 0 is exactly zero, then 1 us to 56 minutes in steps of an eighth of an octave.
+/// A duration in one byte: 0 is exactly zero, then 1 us to 60 minutes in steps of an eighth of an octave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuantDuration(pub u8);
 
@@ -28,7 +28,7 @@ impl QuantDuration {
     }
 }
 
-/// A count in one byte: 0 is exactly zero, then 1 to 3 billion in steps of an eighth of an octave.
+/// A count in one byte: 0 is exactly zero, then 1 to 3.6 billion in steps of an eighth of an octave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuantCount(pub u8);
 

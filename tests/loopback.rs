@@ -1,0 +1,2 @@
+//! placeholder
+#![cfg(all(unix, feature = "app"))]
