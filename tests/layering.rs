@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("sim", "time wire rng proto notice station"),
     ("net", ""),
     ("floor", "wire net"),
-    ("runtime", "time wire rng proto notice station net"),
+    ("runtime", "time wire rng proto notice station net floor"),
     ("output", "wire notice time proto station"),
     (
         "agent",

@@ -4,6 +4,7 @@ mod exec;
 mod state;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 
@@ -16,7 +17,7 @@ use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{Placed, Station, StationConfig, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{GroupId, SessionId, SourceId, StreamId};
+use crate::wire::{GroupId, SeqRange, SessionId, SourceId, StreamId};
 
 use exec::Exec;
 use state::{State, StateError};
@@ -272,35 +273,8 @@ impl<'a> Show<'a> {
                 origin,
                 stream,
                 seqs,
-            } => {
-                self.name_session(origin.source)?;
-                let (from, group, lane) = (
-                    self.name(origin.source),
-                    self.group(*stream),
-                    stream.lane().as_str(),
-                );
-                let line = Line::lost(&from, &group, lane, *seqs);
-                let text = format!(
-                    "-- lost from {} to {group}: numbers {} to {}",
-                    for_eyes(&from),
-                    seqs.first(),
-                    seqs.last()
-                );
-                self.printer.print(&line, &text)
-            }
-            StationEvent::NameConflict { from } => {
-                tracing::warn!(
-                    "another program on the floor, at {from}, is called \"{}\" too: give one of them another --name",
-                    self.options.name
-                );
-                self.printer.print(
-                    &Line::Conflict {
-                        name: &self.options.name,
-                        address: from.to_string(),
-                    },
-                    "",
-                )
-            }
+            } => self.lost(*origin, *stream, *seqs),
+            StationEvent::NameConflict { from } => self.conflict(*from),
             StationEvent::Unreadable { at, error } => {
                 self.unreadable += 1;
                 if self.unreadable.is_power_of_two() {
@@ -314,6 +288,35 @@ impl<'a> Show<'a> {
             }
             StationEvent::Again { .. } | StationEvent::Reported { .. } => Ok(()),
         }
+    }
+
+    fn lost(
+        &mut self,
+        origin: Origin,
+        stream: StreamId,
+        seqs: SeqRange,
+    ) -> Result<(), NobodyReads> {
+        self.name_session(origin.source)?;
+        let (from, group) = (self.name(origin.source), self.group(stream));
+        let line = Line::lost(&from, &group, stream.lane().as_str(), seqs);
+        let (first, last) = (seqs.first(), seqs.last());
+        let text = format!(
+            "-- lost from {} to {group}: numbers {first} to {last}",
+            for_eyes(&from)
+        );
+        self.printer.print(&line, &text)
+    }
+
+    fn conflict(&mut self, from: SocketAddr) -> Result<(), NobodyReads> {
+        let name = &self.options.name;
+        tracing::warn!(
+            "another program on the floor, at {from}, is called \"{name}\" too: give one of them another --name"
+        );
+        let line = Line::Conflict {
+            name,
+            address: from.to_string(),
+        };
+        self.printer.print(&line, "")
     }
 
     fn notice(
