@@ -356,6 +356,10 @@ impl Program for Send<'_> {
         let node = &mut nodes[0];
         self.publish(at, node);
         let all_published = self.next == self.options.texts.len();
+        if !node.station.endpoint().is_idle() {
+            // The waiting begins when the last of it has gone out, at whatever rate the floor allows.
+            self.published = at.now;
+        }
         let station = &mut node.station;
         let settled = station.is_roster_settled(at.now);
         if settled && station.expected_len(at.now) > 0 {

@@ -255,7 +255,11 @@ fn a_source_killed_and_started_again() {
             0,
             "{what} lost something of the second life"
         );
-        lives.push((what.clone(), notices_in(first), lost_in(first).collect()));
+        lives.push((
+            what.clone(),
+            notices_in(first),
+            lost_in(first).collect::<Vec<_>>(),
+        ));
     }
     // Which numbers the first life had is known from all who heard it.
     let reference: BTreeMap<_, _> = lives
