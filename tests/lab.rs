@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FAULT: Duration = Duration::from_millis(600);
 /// Lines of the long input.
 const LINES: usize = 2_000;
+/// Each input has two lines of this length.
+const LONG_LINE_BYTES: usize = 60_000;
 /// What an agent may print again after it was killed between printing and remembering (`LINES_PER_FLUSH` in src/agent).
 const REPEATED_MAX: usize = 16;
 /// The long input takes some three seconds at this rate; repairs are quick, so that only the fault delays.
@@ -98,7 +100,7 @@ fn twenty_agents_get_every_line_once_in_order() {
 /// complete in less than half of `--wait`; SIGCONT after the send.
 #[test]
 fn a_stopped_agent_is_named_and_slows_nobody() {
-    let wait = Duration::from_secs(4);
+    let wait = Duration::from_secs(6);
     let Some(mut lab) = Lab::up(6, &IPV4, "") else {
         return;
     };
@@ -111,6 +113,9 @@ fn a_stopped_agent_is_named_and_slows_nobody() {
         .iter_mut()
         .for_each(|agent| agent.wait_for_notices(LINES));
 
+    // More than fits in the buffer of one that does not read.
+    let long: String = "More than it can hold. ".repeat(LONG_LINE_BYTES / 23);
+    let lines = [lines, vec![long; 150]].concat();
     agents[2].signal("STOP");
     let wait_flag = format!("{}s", wait.as_secs());
     let sent = lab
@@ -121,7 +126,7 @@ fn a_stopped_agent_is_named_and_slows_nobody() {
     let mut reference = BTreeMap::new();
     for at in [0, 1, 3, 4] {
         let agent = &mut agents[at];
-        agent.wait_for_notices(2 * LINES);
+        agent.wait_for_notices(LINES + lines.len());
         let notices = agent.notices_from("boss");
         assert_same(&agent.what, &texts(&notices), &lines);
         let first_ns = notices[0].sent_ns;
@@ -144,8 +149,8 @@ fn a_stopped_agent_is_named_and_slows_nobody() {
     stopped.leave();
     let notices = stopped.notices_from("boss");
     figure(
-        "2 lines that a stopped one had in its buffer",
-        notices.len(),
+        "2 lines that a stopped one had in its buffer, of them, runs lost",
+        (notices.len(), lines.len(), stopped.lost()),
     );
     assert_in_order(&stopped.what, &notices, &stopped.lost(), &reference);
 }
@@ -163,8 +168,9 @@ fn an_agent_killed_and_started_again() {
     beside.ready();
     first_life.ready();
     let lines = nasty_lines(3, LINES);
-    let send = lab.send(1, "boss", "all", &lines, &["--wait", "20s"]);
-    first_life.wait_for_notices(LINES / 4);
+    // The send lasts longer than the default of `--wait`, which counts from its end.
+    let send = lab.send(1, "boss", "all", &lines, &[]);
+    first_life.wait_for_notices(LINES / 2);
     first_life.kill();
     // While it is away, the send goes on.
     let away = beside.notices().len();
@@ -208,7 +214,7 @@ fn an_agent_killed_and_started_again() {
 
 /// Goal: when a source dies and starts anew, the agents print of its first life what they have, in order, say what of it
 /// is missing, and then the second life, whole, once and in order; the two never mix. Method: kill -9 the send in the
-/// middle, 5 % loss so that there are gaps when it dies, the same send again under the same name.
+/// middle, with gaps that it has not mended (40 % loss, and then no NACK reaches it), the same send again under the same name.
 #[test]
 fn a_source_killed_and_started_again() {
     let Some(mut lab) = Lab::up(6, &IPV4, SLOW) else {
@@ -216,11 +222,15 @@ fn a_source_killed_and_started_again() {
     };
     let mut agents: Vec<_> = (2..=6).map(|host| lab.agent(host, &[])).collect();
     agents.iter_mut().for_each(Agent::ready);
-    lab.tool(&["loss", &lab.name, "all", "5"]);
+    lab.tool(&["loss", &lab.name, "all", "40"]);
     let lines = nasty_lines(4, LINES);
     let mut first_life = lab.send(1, "boss", "all", &lines, &["--wait", "20s"]);
-    agents[0].wait_for_notices(LINES / 4);
+    agents[0].wait_for_notices(LINES / 2);
+    // From here on nobody's NACKs are heard.
+    lab.tool(&["loss", &lab.name, "1", "100"]);
+    thread::sleep(FAULT / 2);
     first_life.kill();
+    lab.tool(&["loss", &lab.name, "all", "5"]);
     let sent = lab
         .send(1, "boss", "all", &lines, &["--wait", "20s"])
         .finish();
@@ -231,7 +241,7 @@ fn a_source_killed_and_started_again() {
     for agent in &mut agents {
         let last = lines.last().unwrap();
         agent.wait("the second life's last line", |notices, _| {
-            notices.len() > LINES && notices.last().is_some_and(|it| it.text == *last)
+            notices.len() >= LINES && notices.last().is_some_and(|it| it.text == *last)
         });
         agent.leave();
         let what = &agent.what;
@@ -990,8 +1000,8 @@ fn nasty_lines(seed: u64, count: usize) -> Vec<String> {
     for at in 0..count {
         let mut line = String::new();
         match lengths.below(20) {
-            _ if at == count / 3 || at == count / 2 => {
-                while line.len() < 60_000 {
+            _ if at == count / 10 || at == count / 5 => {
+                while line.len() < LONG_LINE_BYTES {
                     piece(&mut line);
                 }
             }

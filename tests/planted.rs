@@ -83,26 +83,24 @@ fn a_needless_loss_is_counted() {
 
 /// Goal: a life that has ended stays so. Method: the ended session is started again.
 #[test]
-#[ignore = "sim::check: nothing is ever put into `buried`, so a session that came back is not found"]
 fn a_session_back_from_the_dead_is_found() {
     let (violations, _) = told(tamper::back_from_the_dead);
     let found = violations.iter().any(|what| what.contains("is back"));
     assert!(found, "{violations:?}");
 }
 
-/// Goal: the swarm's checkers see the same. Method: ten seeds that hold without a fault, and with each fault one at least
-/// that does not.
+/// Goal: the swarm's checkers see the same. Method: four seeds that hold without a fault, and with each fault do not.
 #[test]
 fn swarms_find_wrong_words() {
     let run = |fault: Tamper| {
-        let outcomes = (0..10).map(|seed| Swarm::run_with(seed, |floor| floor.plant_tamper(fault)));
+        let outcomes = (0..4).map(|seed| Swarm::run_with(seed, |floor| floor.plant_tamper(fault)));
         outcomes
             .filter(|outcome| !outcome.violations.is_empty())
             .count()
     };
     assert_eq!(run(tamper::nothing), 0);
     for fault in [tamper::twice, tamper::altered, tamper::moved] {
-        assert!(run(fault) >= 9);
+        assert_eq!(run(fault), 4);
     }
     assert!(run(tamper::loss_swallowed) >= 1);
 }
@@ -360,31 +358,36 @@ fn a_source_that_closes_too_early_is_found() {
     );
 }
 
-/// Goal: swarms find faults of a protocol as well. Method: twenty seeds that hold with datagrams written anew, and with each
+/// Goal: swarms find faults of a protocol as well. Method: three seeds that hold with datagrams written anew, and with each
 /// fault in the first source one at least that does not.
 #[test]
 fn swarms_find_faulty_sources() {
-    let run = |fault: Rewrite| {
-        let plant = |floor: &mut Network| floor.plant_rewrite(NodeId(0), fault);
-        let outcomes = (0..20).map(|seed| Swarm::run_with(seed, plant));
-        let t = std::time::Instant::now();
-        let c = outcomes
-            .filter(|outcome| !outcome.violations.is_empty())
-            .count();
-        eprintln!("TIMED {:?} {c}", t.elapsed());
-        c
-    };
-    assert_eq!(run(wrong::nothing), 0);
+    assert_eq!(seeds_that_find(wrong::nothing, 3), 0);
     for (name, fault) in [
         ("numbers", wrong::numbers as Rewrite),
         ("streams", wrong::streams),
         ("payloads", wrong::payloads),
         ("repairs", wrong::repairs),
-        ("no repairs", wrong::no_repairs),
         ("heartbeats", wrong::heartbeats),
     ] {
-        assert!(run(fault) >= 1, "{name}");
+        assert!(seeds_that_find(fault, 3) >= 1, "{name}");
     }
+}
+
+/// Goal: and a source that never repairs. Method: seven of twenty seeds at least find it: nearly all those in which nothing need be lost.
+#[test]
+fn swarms_find_a_source_that_never_repairs() {
+    let found = seeds_that_find(wrong::no_repairs, 20);
+    assert!(found >= 7, "{found} of 20 seeds");
+}
+
+/// How many of the first `seeds` find `fault` in the first source.
+fn seeds_that_find(fault: Rewrite, seeds: u64) -> usize {
+    let plant = |floor: &mut Network| floor.plant_rewrite(NodeId(0), fault);
+    let outcomes = (0..seeds).map(|seed| Swarm::run_with(seed, plant));
+    outcomes
+        .filter(|outcome| !outcome.violations.is_empty())
+        .count()
 }
 
 /// Goal: a receipt that claims too much is found. Method: one of two workstations misses a notice and cannot ask, but reports

@@ -158,6 +158,7 @@ impl Receiver {
         let room = self.bytes < self.bytes_max;
         let at = self.enter(now, header, from, data.stream, met, out)?;
         let mut discard = None;
+        at.reception.heed_backoff(&data.advert);
         let held_before = at.reception.bytes();
         let cost = datagram.len() / data.segments().count().max(1) + ENTRY_BYTES;
         for (seq, segment) in data.segments() {
@@ -428,7 +429,9 @@ impl Receiver {
             }
             for reception in remote.streams.values() {
                 answers = answers.min(reception.answer_due());
-                due = due.min(reception.timeout_due());
+                if remote.state == State::Live {
+                    due = due.min(reception.timeout_due());
+                }
             }
         }
         due.min(answers.max(self.answers.ready_at()))
@@ -571,6 +574,9 @@ impl Remote {
         for reception in self.streams.values_mut() {
             reception.give_up();
             reception.advance(now, origin, path, rng, out);
+            if reason != EndReason::Silent {
+                reception.give_up_open(origin, out);
+            }
         }
         out.push(Event::SessionEnded { origin, reason });
         if reason == EndReason::Silent {

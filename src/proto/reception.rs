@@ -207,6 +207,11 @@ impl Reception {
         shows_gap
     }
 
+    /// Takes in how long the source lets receivers wait: before the segments that may show a gap (R-BACK-2).
+    pub(super) const fn heed_backoff(&mut self, advert: &Advert) {
+        self.backoff = advert.backoff;
+    }
+
     /// Takes in what the source tells about the stream: below trail nothing can be had any more.
     pub(super) fn heed(&mut self, advert: &Advert) {
         self.backoff = advert.backoff;
@@ -335,6 +340,14 @@ impl Reception {
             self.drop_parts();
             out.stats.discard_corrupt += 1;
             self.report_lost(open.first, seq, origin, out);
+        }
+    }
+
+    /// The message on its way in will not be whole any more: its life has ended.
+    pub(super) fn give_up_open(&mut self, origin: Origin, out: &mut Output) {
+        if let Some(open) = self.assembly.take() {
+            self.drop_parts();
+            self.report_lost(open.first, self.through(), origin, out);
         }
     }
 

@@ -132,7 +132,16 @@ impl Checker {
     pub fn told(&mut self, now: Timestamp, node: NodeId, event: &StationEvent) {
         let result = match event {
             StationEvent::SessionStarted { origin, .. } => self.session_started(node, *origin),
-            StationEvent::SessionEnded { origin, .. } => self.session_ended(node, *origin),
+            StationEvent::SessionEnded { origin, reason } => {
+                if *reason != crate::proto::EndReason::Silent {
+                    self.receivers
+                        .entry(node)
+                        .or_default()
+                        .buried
+                        .insert(*origin);
+                }
+                self.session_ended(node, *origin)
+            }
             StationEvent::Notice { at, notice, .. } => {
                 self.notices_delivered += 1;
                 self.notice(node, at, notice.id, notice.text.as_str())

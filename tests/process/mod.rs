@@ -1,6 +1,11 @@
 //! The real binary as a child process: in a folder of its own, with a group of its own on loopback, watched with
 //! deadlines, and killed when a test ends.
 
+#![allow(
+    dead_code,
+    reason = "each program of tests that has this module uses another part of it"
+)]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
