@@ -396,8 +396,9 @@ fn a_notice_that_expires() {
     let agent = agent(&lab, "ws-1", &["--exec", "cat >> texts; echo shown >&2"]);
     signal(&agent, "STOP");
     let late = send(&lab, &["--expires", "10ms", "--wait", "300ms", "late"]);
+    // Its last announcement may still be on the way when the sender asks who is there.
     assert_eq!(
-        (late.code, &late.summary()["expected"]),
+        (late.code, &late.summary()["complete"]),
         (Some(3), &0.into())
     );
     signal(&agent, "CONT");
@@ -634,7 +635,9 @@ fn a_restart_shows_nothing_twice() {
     assert_eq!(sent.code, Some(3), "{sent:?}");
     let told = events(&sent);
     assert_eq!(told.len(), 101);
-    assert_eq!(told[100]["missing"], serde_json::json!(["ghost"]));
+    // Others may not have reported their last notices yet.
+    let missing = told[100]["missing"].as_array().unwrap();
+    assert!(missing.contains(&"ghost".into()), "{missing:?}");
     let states = [(); 2].map(|()| event(&after)["state"].clone());
     assert_eq!(states, ["started", "ended"]);
 }
@@ -728,6 +731,33 @@ fn an_agent_that_nobody_reads() {
     assert!(!ended.stderr.contains("panic"), "{ended:?}");
 }
 
+/// Goal: whatever is reported as received is shown. Method: an agent whose standard error is a pipe that was read once,
+/// as by `2>&1 | head -1`, and which then has something to warn of.
+#[test]
+#[ignore = "the product panics in the thread that shows; the other one goes on and reports notices that nobody sees"]
+fn an_agent_whose_warnings_nobody_reads() {
+    let lab = Lab::new();
+    let mut command = lab.command(&[
+        "agent",
+        "--open-lab",
+        "--json",
+        "--name",
+        "ws-1",
+        "--exec",
+        "false",
+    ]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    command.stderr(Stdio::from(writer));
+    let agent = Running::start(command);
+    let mut warning = String::new();
+    BufReader::new(reader).read_line(&mut warning).unwrap();
+    assert_eq!(event(&agent)["event"], "ready");
+    for text in ["one", "two", "three"] {
+        assert_eq!(send(&lab, &[text]).code, Some(0));
+        assert_eq!(notice(&agent)["text"], text);
+    }
+}
+
 /// Goal: IPv6 is no stranger. Method: the loopback has no route for IPv6 groups, and one may only be given in a network
 /// namespace of its own: this test starts itself again in there.
 #[test]
@@ -788,7 +818,7 @@ fn over_ipv6_inside() {
         input.as_bytes(),
     );
     assert_eq!(sent.code, Some(0), "{sent:?}");
-    let summary = events(&sent).pop().unwrap();
+    let summary = events(&sent).pop().expect("a summary");
     assert_eq!(
         (
             &summary["complete"],

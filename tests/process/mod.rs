@@ -36,7 +36,7 @@ impl Lab {
         let (net, host) = (a, b.clamp(1, 250));
         // Below the ports that systems give to sockets that ask for none.
         let port = 20_000 + u16::from_be_bytes([c, d]) % 10_000;
-        Self::from_text(&format!(
+        Self::from_text(format!(
             "[floor]\nname = \"test-{net}-{host}-{port}\"\ninterface = \"127.0.0.1\"\nttl = 0\n\
              [groups.all]\naddress = \"239.255.{net}.{host}:{port}\"\n\
              [groups.billing]\naddress = \"239.255.{net}.{}:{port}\"\n{more}",
