@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::floor::Floor;
 use crate::net::Interface;
-use crate::output::{Ending, Failure, Printer};
+use crate::output::{Ending, Failure, PrintError, Printer};
 
 /// What a floor file says.
 #[derive(Serialize)]
@@ -13,7 +13,8 @@ struct Checked<'a> {
     ok: bool,
     floor: &'a str,
     id: String,
-    interface: String,
+    interface: &'a str,
+    interface_detail: String,
     ttl: u8,
     data_bytes_per_s: u64,
     repair_bytes_per_s: u64,
@@ -30,7 +31,7 @@ struct CheckedGroup<'a> {
 /// Prints what `floor` says and which interface would be used.
 ///
 /// # Errors
-/// None so far: what is wrong with a floor is found when it is read.
+/// [`Failure`] when standard output cannot be written; what is wrong with a floor is found when it is read.
 pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending, Failure> {
     let listed = |name: &str| floor.roster.listed.get(name).map_or(0, Vec::len);
     let groups = floor.groups.iter().map(|group| CheckedGroup {
@@ -43,7 +44,8 @@ pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending
         ok: true,
         floor: &floor.name,
         id: floor.id.to_string(),
-        interface: interface.to_string(),
+        interface: &interface.name,
+        interface_detail: interface.to_string(),
         ttl: floor.ttl,
         data_bytes_per_s: floor.rates.data_bytes_per_s,
         repair_bytes_per_s: floor.rates.repair_bytes_per_s,
@@ -60,9 +62,9 @@ pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending
         }
     }
     let mut printer = Printer::new(is_json);
-    // A closed pipe ends quietly.
-    let _ = printer
+    let printed = printer
         .print(&checked, &text)
         .and_then(|()| printer.flush());
+    printed.or_else(PrintError::into_ending)?;
     Ok(Ending::Done)
 }

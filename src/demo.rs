@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::net::{self, InterfaceKind, InterfaceSpec};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
-use crate::output::{Ending, Failure, Printer};
+use crate::output::{Ending, Failure, PrintError, Printer};
 use crate::proto::{self, Join, PublishError, Stats};
 use crate::rng::Rng;
 use crate::runtime::{
@@ -175,8 +175,8 @@ fn report(summary: &Summary, options: &Options) -> Result<Ending, Failure> {
         summary.seconds,
         summary.seed
     );
-    // A closed pipe ends quietly.
-    let _ = printer.print(summary, &text).and_then(|()| printer.flush());
+    let printed = printer.print(summary, &text).and_then(|()| printer.flush());
+    printed.or_else(PrintError::into_ending)?;
     let receipts = u32::try_from(summary.receipts).unwrap_or(u32::MAX);
     let wrong = summary.missing + summary.duplicates + summary.out_of_order + summary.altered;
     Ok(if wrong == 0 && receipts == summary.agents {

@@ -53,9 +53,64 @@ pub struct Printer {
     is_json: bool,
 }
 
-/// Nobody reads any more: a closed pipe, which is no failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NobodyReads;
+/// Why nothing more can be printed.
+#[derive(Debug)]
+pub enum PrintError {
+    /// A closed pipe, which is no failure: whoever read has read enough.
+    NobodyReads,
+    /// A full disk, or the like.
+    Failed(io::Error),
+}
+
+impl PrintError {
+    /// A closed pipe ends quietly; anything else is a failure.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] for anything but a closed pipe.
+    pub fn into_ending(self) -> Result<(), Failure> {
+        match self {
+            Self::NobodyReads => Ok(()),
+            Self::Failed(error) => Err(Failure::Failed(format!(
+                "standard output cannot be written: {error}"
+            ))),
+        }
+    }
+}
+
+impl From<io::Error> for PrintError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::NobodyReads
+        } else {
+            Self::Failed(error)
+        }
+    }
+}
+
+/// Standard error, for the log and for sentences: that nobody reads it, or that it is full, stops no program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stderr().flush();
+        Ok(())
+    }
+}
+
+/// Says that the floor runs without protection.
+pub fn warn_of_open_lab(is_open: bool, interface: &str) {
+    if is_open {
+        tracing::warn!(
+            "open lab on {interface}: nothing is authenticated or encrypted; anyone on this network can forge notices"
+        );
+    }
+}
 
 impl Printer {
     /// Standard output; as JSON lines with `is_json`.
@@ -74,13 +129,13 @@ impl Printer {
     /// Prints one event: as JSON, or as `line` says it for eyes (nothing where that is empty).
     ///
     /// # Errors
-    /// [`NobodyReads`] when the pipe is closed.
-    pub fn print(&mut self, event: &impl Serialize, line: &str) -> Result<(), NobodyReads> {
+    /// [`PrintError`] when the line cannot be written.
+    pub fn print(&mut self, event: &impl Serialize, line: &str) -> Result<(), PrintError> {
         if self.is_json {
-            serde_json::to_writer(&mut self.out, event).map_err(|_| NobodyReads)?;
-            self.out.write_all(b"\n").map_err(|_| NobodyReads)?;
+            serde_json::to_writer(&mut self.out, event).map_err(io::Error::from)?;
+            self.out.write_all(b"\n")?;
         } else if !line.is_empty() {
-            writeln!(self.out, "{line}").map_err(|_| NobodyReads)?;
+            writeln!(self.out, "{line}")?;
         }
         Ok(())
     }
@@ -88,9 +143,9 @@ impl Printer {
     /// Lets everything printed out.
     ///
     /// # Errors
-    /// [`NobodyReads`] when the pipe is closed.
-    pub fn flush(&mut self) -> Result<(), NobodyReads> {
-        self.out.flush().map_err(|_| NobodyReads)
+    /// [`PrintError`] when the line cannot be written.
+    pub fn flush(&mut self) -> Result<(), PrintError> {
+        Ok(self.out.flush()?)
     }
 }
 
@@ -232,6 +287,8 @@ pub fn for_eyes(text: &str) -> String {
         (c.is_control() && c != '\t')
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
     };
+    // What ends a line in a file is no part of what people read.
+    let text = text.trim_end_matches(['\r', '\n']);
     text.chars()
         .map(|c| if is_harmful(c) { '\u{fffd}' } else { c })
         .collect()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::floor::Floor;
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally};
-use crate::output::{Ending, Failure, Line, NobodyReads, Printer, SendSummary, for_eyes};
+use crate::output::{self, Ending, Failure, Line, PrintError, Printer, SendSummary, for_eyes};
 use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
@@ -64,6 +64,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
         .map_err(|error| Failure::system("cannot send", &error))?;
     stop.watch(&looping);
+    output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
     let mut send = Send::new(options, groups, stop.clone());
     looping
         .run(&mut send)
@@ -73,7 +74,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     }
     let send_errors = looping.stats().send_errors.total();
     let stats = looping.nodes()[0].station.stats();
-    Ok(send.finish(&stats, send_errors))
+    send.finish(&stats, send_errors)
 }
 
 fn station(options: &Options, name: &str, now: Timestamp) -> Result<Station, Failure> {
@@ -182,7 +183,7 @@ struct Send<'a> {
     expected: usize,
     missing: BTreeSet<String>,
     last_reported: Timestamp,
-    nobody_reads: bool,
+    unprinted: Option<PrintError>,
     failure: Option<Failure>,
 }
 
@@ -201,7 +202,7 @@ impl<'a> Send<'a> {
             expected: 0,
             missing: BTreeSet::new(),
             last_reported: Timestamp::ZERO,
-            nobody_reads: false,
+            unprinted: None,
             failure: None,
         }
     }
@@ -273,12 +274,13 @@ impl<'a> Send<'a> {
             received,
             missing,
         };
-        let printed = self.printer.print(&line, "");
-        self.nobody_reads |= printed == Err(NobodyReads);
+        if let Err(error) = self.printer.print(&line, "") {
+            self.unprinted.get_or_insert(error);
+        }
     }
 
     /// Prints what is left to say.
-    fn finish(mut self, stats: &proto::Stats, send_errors: u64) -> Ending {
+    fn finish(mut self, stats: &proto::Stats, send_errors: u64) -> Result<Ending, Failure> {
         let seconds =
             Duration::from_nanos(self.last_reported.nanos_since(self.began)).as_secs_f64();
         let notices = self.options.texts.len();
@@ -296,22 +298,26 @@ impl<'a> Send<'a> {
             open_lab: self.options.open_lab,
         };
         let text = self.in_words(&summary);
-        let printed = self
-            .printer
-            .print(&Line::Summary(summary), &text)
-            .and_then(|()| self.printer.flush());
+        let printed = match self.unprinted.take() {
+            Some(error) => Err(error),
+            None => self
+                .printer
+                .print(&Line::Summary(summary), &text)
+                .and_then(|()| self.printer.flush()),
+        };
         // A closed pipe is no failure; whether everyone has it is told by the exit code.
-        let _ = printed;
-        if self.complete == notices && self.expected > 0 {
+        printed.or_else(PrintError::into_ending)?;
+        let is_done = self.complete == notices && self.expected > 0;
+        Ok(if is_done {
             Ending::Done
         } else {
             Ending::Incomplete
-        }
+        })
     }
 
     fn in_words(&self, summary: &SendSummary) -> String {
         if summary.expected == 0 {
-            return format!("nobody heard in {:?}", self.options.wait);
+            return format!("nobody heard in {} s", self.options.wait.as_secs_f64());
         }
         let received = summary.expected - summary.missing.len();
         let what = if summary.notices == 1 {
@@ -330,11 +336,11 @@ impl<'a> Send<'a> {
                     .join(", ")
             ),
         };
-        format!(
-            "{received}/{}{what} in {:.1} ms{missing}",
-            summary.expected,
-            summary.seconds * 1_000.0
-        )
+        let time = match self.last_reported {
+            Timestamp::ZERO => String::new(),
+            _ => format!(" in {:.1} ms", summary.seconds * 1_000.0),
+        };
+        format!("{received}/{}{what}{time}{missing}", summary.expected)
     }
 }
 
@@ -367,7 +373,11 @@ impl Program for Send<'_> {
         }
         let waited = all_published && at.now >= self.published + self.options.wait;
         let done = all_published && self.unreceipted == self.options.texts.len();
-        if self.failure.is_some() || self.nobody_reads || done || waited || self.stop.is_requested()
+        if self.failure.is_some()
+            || self.unprinted.is_some()
+            || done
+            || waited
+            || self.stop.is_requested()
         {
             for index in self.unreceipted..station.sent_len() {
                 if let Some(tally) = station.tally(at.now, index) {

@@ -15,7 +15,7 @@ use crate::notice::{
 };
 use crate::proto::{
     Config, Delivery, Destination, Discard, EndReason, Endpoint, Event, Join, Origin, PublishError,
-    Stats, TransmitBatch,
+    Resume, Stats, TransmitBatch,
 };
 use crate::time::Timestamp;
 use crate::wire::{self, GroupId, Lane, SeqNo, SeqRange, SourceId, StreamId};
@@ -305,9 +305,9 @@ impl Station {
         self.receipts.slowest(stream, stations)
     }
 
-    /// Goes on at `next` when `stream` of `origin` is met.
-    pub fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
-        self.endpoint.resume(origin, stream, next);
+    /// Goes on where a former life stood when `stream` of `origin` is met.
+    pub fn resume(&mut self, origin: Origin, stream: StreamId, from: Resume) {
+        self.endpoint.resume(origin, stream, from);
     }
 
     /// A former life of this program had the notice already.

@@ -219,7 +219,6 @@ fn an_agent_killed_and_started_again() {
 /// Goal: what an agent had printed before it was killed counts as received, even when its report of it was lost. Method:
 /// as above; for a while before the kill the sender's host loses all that comes in.
 #[test]
-#[ignore = "known bug: what a former life printed and could not report stays missing (Receipts::merge, resume)"]
 fn what_a_killed_agent_had_printed_is_received() {
     let Some(mut lab) = Lab::up(2, &IPV4, SLOW) else {
         return;

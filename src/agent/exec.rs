@@ -3,17 +3,22 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam::channel::{self, Sender, TrySendError};
+use crossbeam::channel::{self, Receiver, Sender, TrySendError};
 
 use crate::output::NoticeLine;
 
 /// Notices that wait for the command; what comes when they are this many is printed, but the command is not run for it.
 const QUEUE_MAX: usize = 64;
 
+/// How long the commands that wait may take when the agent is asked to stop.
+const FINISH: Duration = Duration::from_secs(10);
+
 /// A thread that runs a command for each notice, one after another.
 pub(super) struct Exec {
     queue: Sender<Job>,
+    done: Receiver<()>,
     skipped: u64,
 }
 
@@ -27,14 +32,33 @@ impl Exec {
     pub(super) fn start(command: Option<&str>) -> Option<Self> {
         let command = command?.to_owned();
         let (queue, jobs) = channel::bounded::<Job>(QUEUE_MAX);
+        let (all_done, done) = channel::bounded(0);
         thread::spawn(move || {
+            // Dropped when the last command has ended.
+            let _all_done: Sender<()> = all_done;
             for job in jobs {
                 if let Err(error) = run(&command, &job) {
                     tracing::warn!("--exec cannot run {command:?}: {error}");
                 }
             }
         });
-        Some(Self { queue, skipped: 0 })
+        Some(Self {
+            queue,
+            done,
+            skipped: 0,
+        })
+    }
+
+    /// Waits until the command has run for everything shown, for a while.
+    pub(super) fn finish(self) {
+        drop(self.queue);
+        if self
+            .done
+            .recv_timeout(FINISH)
+            .is_err_and(|error| error.is_timeout())
+        {
+            tracing::warn!("--exec has not run for all notices that were shown");
+        }
     }
 
     /// Runs the command for a notice, as soon as it is its turn.

@@ -12,7 +12,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::floor::Floor;
 use crate::net::Interface;
-use crate::output::{Ending, Failure, Line, NobodyReads, NoticeLine, Printer, for_eyes};
+use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{Placed, Station, StationConfig, StationEvent};
@@ -25,9 +25,6 @@ use state::{State, StateError};
 /// Events that wait to be printed. When they are this many, nothing more is read from the network until some have gone
 /// out (see [`Program::is_ready`]).
 const QUEUE_MAX: usize = 4_096;
-/// Lines printed before they are let out and remembered as shown: few, because those are shown twice if the program is
-/// killed just then.
-const LINES_PER_FLUSH: usize = 16;
 /// What an agent is told.
 pub struct Options {
     /// The floor.
@@ -56,8 +53,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     let mut state = open_state(options)?;
     let clock = Clock::start();
     let mut station = station(options, clock.now())?;
-    for (origin, stream, next) in state.iter().flat_map(State::marks) {
-        station.resume(origin, stream, next);
+    for (origin, stream, from) in state.iter().flat_map(State::marks) {
+        station.resume(origin, stream, from);
     }
     state
         .iter()
@@ -68,6 +65,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .iter()
         .map(|name| GroupId::of(name))
         .collect();
+    output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
     let network = Network::of_floor(&options.floor, &options.interface);
     let mut looping = Loop::new(network, clock)
         .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
@@ -86,16 +84,19 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
             drop(agent);
             result
         });
+        let guard = StopOnDrop(stop.clone());
         let shown = show.run(&receiver, state.as_mut(), receive_buffer_bytes);
         // Nobody reads any more, or the loop has ended.
-        stop.request();
+        drop(guard);
         drop(receiver);
         let result = network
             .join()
             .map_err(|_| Failure::Failed("the network thread has failed".to_owned()))?;
         result.map_err(|error| Failure::system("cannot go on", &error))?;
-        let _ = shown;
-        Ok(Ending::Done)
+        show.finish();
+        shown
+            .or_else(PrintError::into_ending)
+            .map(|()| Ending::Done)
     })
 }
 
@@ -200,21 +201,15 @@ impl<'a> Show<'a> {
         events: &Receiver<(u64, StationEvent)>,
         mut state: Option<&mut State>,
         receive_buffer_bytes: usize,
-    ) -> Result<(), NobodyReads> {
+    ) -> Result<(), PrintError> {
         self.ready(receive_buffer_bytes)?;
-        let mut unflushed = 0;
         while let Ok((wall_ns, event)) = events.recv() {
             self.show(wall_ns, &event)?;
-            if let Some(state) = state.as_deref_mut() {
-                remember(state, &event);
-            }
-            unflushed += 1;
-            if unflushed >= LINES_PER_FLUSH || events.is_empty() {
-                unflushed = 0;
-                self.printer.flush()?;
-                if let Some(Err(StateError::File(path, error))) =
-                    state.as_deref_mut().map(State::store)
-                {
+            self.printer.flush()?;
+            // Written down line by line: a program that is killed shows at most the line again that was just out.
+            if let Some(open) = state.as_deref_mut() {
+                remember(open, &event);
+                if let Err(StateError::File(path, error)) = open.store() {
                     tracing::warn!("cannot remember in {}: {error}", path.display());
                     state = None;
                 }
@@ -223,7 +218,14 @@ impl<'a> Show<'a> {
         self.printer.flush()
     }
 
-    fn ready(&mut self, receive_buffer_bytes: usize) -> Result<(), NobodyReads> {
+    /// Lets the command run for what was shown.
+    fn finish(&mut self) {
+        if let Some(exec) = self.exec.take() {
+            exec.finish();
+        }
+    }
+
+    fn ready(&mut self, receive_buffer_bytes: usize) -> Result<(), PrintError> {
         let interface = self.options.interface.to_string();
         let line = Line::Ready {
             name: &self.options.name,
@@ -238,7 +240,7 @@ impl<'a> Show<'a> {
         self.printer.flush()
     }
 
-    fn show(&mut self, wall_ns: u64, event: &StationEvent) -> Result<(), NobodyReads> {
+    fn show(&mut self, wall_ns: u64, event: &StationEvent) -> Result<(), PrintError> {
         match event {
             StationEvent::SessionStarted { origin, .. } => {
                 self.unnamed.insert(origin.source, *origin);
@@ -290,12 +292,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    fn lost(
-        &mut self,
-        origin: Origin,
-        stream: StreamId,
-        seqs: SeqRange,
-    ) -> Result<(), NobodyReads> {
+    fn lost(&mut self, origin: Origin, stream: StreamId, seqs: SeqRange) -> Result<(), PrintError> {
         self.name_session(origin.source)?;
         let (from, group) = (self.name(origin.source), self.group(stream));
         let line = Line::lost(&from, &group, stream.lane().as_str(), seqs);
@@ -307,7 +304,7 @@ impl<'a> Show<'a> {
         self.printer.print(&line, &text)
     }
 
-    fn conflict(&mut self, from: SocketAddr) -> Result<(), NobodyReads> {
+    fn conflict(&mut self, from: SocketAddr) -> Result<(), PrintError> {
         let name = &self.options.name;
         tracing::warn!(
             "another program on the floor, at {from}, is called \"{name}\" too: give one of them another --name"
@@ -325,7 +322,7 @@ impl<'a> Show<'a> {
         at: &Placed,
         notice: &crate::notice::Notice,
         is_expired: bool,
-    ) -> Result<(), NobodyReads> {
+    ) -> Result<(), PrintError> {
         let group = self.group(at.stream);
         let line = NoticeLine {
             id: notice.id.to_string(),
@@ -357,7 +354,7 @@ impl<'a> Show<'a> {
     }
 
     /// Tells of a session that has started, now that its source has a name or never will.
-    fn name_session(&mut self, source: SourceId) -> Result<(), NobodyReads> {
+    fn name_session(&mut self, source: SourceId) -> Result<(), PrintError> {
         let Some(origin) = self.unnamed.remove(&source) else {
             return Ok(());
         };
@@ -389,17 +386,27 @@ impl<'a> Show<'a> {
 fn remember(state: &mut State, event: &StationEvent) {
     match event {
         StationEvent::Notice { at, notice, .. } => {
-            state.advance(at.origin, at.stream, at.seqs.end());
+            state.advance(at.origin, at.stream, at.seqs, false);
             state.show(notice.id);
         }
         StationEvent::Again { at, .. } | StationEvent::Unreadable { at, .. } => {
-            state.advance(at.origin, at.stream, at.seqs.end());
+            state.advance(at.origin, at.stream, at.seqs, false);
         }
         StationEvent::Lost {
             origin,
             stream,
             seqs,
-        } => state.advance(*origin, *stream, seqs.end()),
+        } => state.advance(*origin, *stream, *seqs, true),
         _ => {}
+    }
+}
+
+/// Asks the network thread to stop when the printing ends, however it ends: a workstation that shows nothing must not go
+/// on confirming.
+struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }

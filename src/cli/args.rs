@@ -20,7 +20,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 sent but not eve
 
 /// Multicast broadcast for call-centre floors: in order, repaired, confirmed, measured.
 #[derive(Debug, Parser)]
-#[command(name = "floorcast", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "floorcast", version, after_help = EXAMPLES, propagate_version = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -35,6 +35,7 @@ pub(super) enum Command {
     /// Send notices, and say who has them
     Send(SendArgs),
     /// The floor's configuration
+    #[command(after_help = "Example: floorcast floor check --floor /srv/share/floor.toml")]
     Floor {
         #[command(subcommand)]
         command: FloorCommand,
@@ -58,22 +59,22 @@ pub(super) struct FloorFile {
 #[command(after_help = "Example: floorcast demo --agents 200 --messages 5000 --loss 2 --json")]
 pub(super) struct DemoArgs {
     /// Workstations, 1 to 5000
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = agents, allow_hyphen_values = true)]
     pub(super) agents: u32,
     /// Messages to broadcast, 1 to 1000000
-    #[arg(long, value_name = "M", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "M", default_value_t = 2_000, value_parser = messages, allow_hyphen_values = true)]
     pub(super) messages: u32,
     /// Bytes of each message, 1 to 1000000
-    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = size)]
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = size, allow_hyphen_values = true)]
     pub(super) size: usize,
     /// Messages a second, on a fixed schedule [default: what this machine can be expected to take]
-    #[arg(long, value_name = "PER_S", value_parser = rate)]
+    #[arg(long, value_name = "PER_S", value_parser = rate, allow_hyphen_values = true)]
     pub(super) rate: Option<f64>,
     /// Percent of datagrams dropped where they arrive, 0 to 90
-    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = loss)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = loss, allow_hyphen_values = true)]
     pub(super) loss: f64,
     /// Decides which datagrams are dropped [default: drawn, and shown]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
     pub(super) seed: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
@@ -127,10 +128,10 @@ pub(super) struct SendArgs {
     #[arg(long, value_enum, default_value_t = LaneArg::Routine)]
     pub(super) lane: LaneArg,
     /// Workstations that get it later than this do not show it, such as 10m
-    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration, allow_hyphen_values = true)]
     pub(super) expires: Option<Duration>,
     /// How long to wait for receipts after the last notice
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration, allow_hyphen_values = true)]
     pub(super) wait: Duration,
     /// Who sends [default: user@host]
     #[arg(long, value_name = "NAME")]
@@ -191,11 +192,39 @@ impl From<LaneArg> for Lane {
     }
 }
 
+fn agents(text: &str) -> Result<u32, String> {
+    whole(text, 1..=5_000, "agents")
+}
+
+fn messages(text: &str) -> Result<u32, String> {
+    whole(text, 1..=1_000_000, "messages")
+}
+
 fn size(text: &str) -> Result<usize, String> {
-    number(text, 1.0, 1_000_000.0, "bytes").and_then(|_| {
-        text.parse()
-            .map_err(|_| "it must be a whole number".to_owned())
-    })
+    whole(text, 1..=1_000_000, "bytes")
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    whole(text, 0..=u64::MAX, "")
+}
+
+/// A whole number within bounds.
+fn whole<T>(text: &str, bounds: std::ops::RangeInclusive<T>, unit: &str) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    let number: Option<T> = text.parse().ok();
+    number
+        .filter(|number| bounds.contains(number))
+        .ok_or_else(|| {
+            format!(
+                "it must be a whole number, {} to {} {unit}",
+                bounds.start(),
+                bounds.end()
+            )
+            .trim_end()
+            .to_owned()
+        })
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -2,8 +2,7 @@
 
 mod args;
 
-use std::fmt::Write as _;
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +12,7 @@ use clap::error::ErrorKind;
 use crate::floor::Floor;
 use crate::net::{self, Interface, InterfaceKind};
 use crate::notice::{NOTICES_MAX, TEXT_BYTES_MAX};
-use crate::output::{Ending, Failure};
+use crate::output::{Ending, Failure, Stderr};
 use crate::runtime::Stop;
 use crate::wire::is_station_name;
 use crate::{agent, check, demo, send};
@@ -48,7 +47,7 @@ pub fn main() -> ExitCode {
         Ok(Ending::Failed) => ExitCode::from(1),
         Ok(Ending::Incomplete) => ExitCode::from(3),
         Err(failure) => {
-            eprintln!("floorcast: {failure}");
+            say(&failure.to_string());
             ExitCode::from(if matches!(failure, Failure::Usage(_)) {
                 2
             } else {
@@ -60,16 +59,23 @@ pub fn main() -> ExitCode {
 
 /// Help goes where it was asked for; a wrong flag gets one sentence.
 fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
-        // A closed pipe ends quietly.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe ends quietly.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            say("no command is given; use demo, agent, send or floor check; see floorcast --help");
+        }
+        _ => say(&one_sentence(&error.to_string())),
     }
-    eprintln!("floorcast: {}", one_sentence(&error.to_string()));
     ExitCode::from(2)
+}
+
+/// One sentence on standard error. That nobody reads it is no reason to fail.
+fn say(sentence: &str) {
+    let _ = writeln!(Stderr, "floorcast: {sentence}");
 }
 
 /// The first paragraph of what clap says, on one line, and where to look.
@@ -91,15 +97,20 @@ fn one_sentence(text: &str) -> String {
         } else {
             " "
         };
-        let _ = write!(sentence, "{separator}{}", line.trim_start_matches("tip: "));
+        sentence.push_str(separator);
+        sentence.push_str(line.trim_start_matches("tip: "));
     }
     let sentence = sentence.trim_start_matches("error: ");
-    format!("{sentence}; see floorcast --help")
+    let command = std::env::args()
+        .nth(1)
+        .filter(|word| ["demo", "agent", "send", "floor"].contains(&word.as_str()));
+    let command = command.map(|word| format!(" {word}")).unwrap_or_default();
+    format!("{sentence}; see floorcast{command} --help")
 }
 
 fn log() {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
@@ -230,7 +241,7 @@ fn open_lab(
         )));
     }
     if interface.kind == InterfaceKind::Loopback {
-        return lab_notice(interface);
+        return Ok(());
     }
     let is_local = |address: std::net::IpAddr| match address {
         std::net::IpAddr::V4(address) => address.octets()[..2] == [239, 255],
@@ -252,15 +263,8 @@ fn open_lab(
             "--open-lab is refused: group \"{}\" is {}, outside 239.255.0.0/16 (IPv6: scopes 1 to 3, such as ff13::7701); use such an address, or the loopback interface",
             group.name, group.address
         ))),
-        None => lab_notice(interface),
+        None => Ok(()),
     }
-}
-
-fn lab_notice(interface: &Interface) -> Result<(), Failure> {
-    tracing::warn!(
-        "open lab on {interface}: nothing is authenticated or encrypted; anyone on this network can forge notices"
-    );
-    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {
@@ -325,7 +329,12 @@ fn texts(text: Option<&str>, lines: bool) -> Result<Vec<String>, Failure> {
                     .to_owned(),
             ));
         }
-        (Some("-"), false) => vec![standard_input()?],
+        (Some("-"), false) => {
+            // The line's end is the shell's, not the notice's.
+            let input = standard_input()?;
+            let text = input.strip_suffix('\n').unwrap_or(&input);
+            vec![text.strip_suffix('\r').unwrap_or(text).to_owned()]
+        }
         (Some(text), false) => vec![text.to_owned()],
         (None, false) => {
             return Err(Failure::Usage(

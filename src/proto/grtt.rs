@@ -11,10 +11,12 @@ const FLOOR_NS: u64 = 100_000;
 /// Longer than this is a workstation that slept, not a network.
 const CAP_NS: u64 = 1_000_000_000;
 
-/// How many times the present value one echo may claim.
-const RISE_MAX: u64 = 4;
+/// One sample above moves the estimate up by this many 64ths, one below moves it down by one: it rests where nine
+/// samples of ten are below.
+const UP_64THS: u64 = 9;
 
-/// Greatest round-trip time of the group: rises quickly, falls slowly (as RFC 5740 section 5.5.1).
+/// Round-trip time that nine echoes of ten stay below. RFC 5740 section 5.5.1 takes the greatest; but then one slow
+/// workstation would lengthen every hold-off and every retry on the floor (R-GRTT-2).
 #[derive(Clone, Debug)]
 pub(super) struct Grtt {
     nanos: u64,
@@ -40,15 +42,15 @@ impl Grtt {
         let Some(path_us) = round_us.checked_sub(echo.held_us) else {
             return;
         };
+        let sample = u64::from(path_us) * 1_000;
+        let step = self.nanos / 64;
         // One echo alone moves it little, whatever it claims.
-        let sample = (u64::from(path_us) * 1_000)
-            .clamp(FLOOR_NS, CAP_NS)
-            .min(self.nanos * RISE_MAX);
-        self.nanos = if sample > self.nanos {
-            u64::midpoint(self.nanos, sample)
+        let moved = if sample > self.nanos {
+            self.nanos + UP_64THS * step
         } else {
-            self.nanos - (self.nanos - sample) / 16
+            self.nanos - step
         };
+        self.nanos = moved.clamp(FLOOR_NS, CAP_NS);
     }
 }
 
@@ -56,44 +58,62 @@ impl Grtt {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp::from_nanos(5_000_000_000);
+
+    fn echo(path_us: u32) -> Echo {
+        Echo {
+            clock_us: 5_000_000 - path_us - 100,
+            held_us: 100,
+        }
+    }
+
     #[test]
     fn follows_the_path_and_survives_nonsense() {
         let mut grtt = Grtt::new();
-        let now = Timestamp::from_nanos(5_000_000_000);
         for _ in 0..200 {
-            grtt.observe(
-                now,
-                Echo {
-                    clock_us: 5_000_000 - 300,
-                    held_us: 100,
-                },
-            );
+            grtt.observe(NOW, echo(200));
         }
         assert!(
-            (200_000..250_000).contains(&grtt.nanos()),
+            (190_000..240_000).contains(&grtt.nanos()),
             "{}",
             grtt.nanos()
         );
         grtt.observe(
-            now,
+            NOW,
             Echo {
                 clock_us: 0,
                 held_us: u32::MAX - 1,
             },
         );
         assert!(
-            grtt.nanos() < 250_000,
+            grtt.nanos() < 240_000,
             "held longer than it travelled: ignored"
         );
         for _ in 0..100 {
             grtt.observe(
-                now,
+                NOW,
                 Echo {
                     clock_us: 5_000_001,
                     held_us: 0,
                 },
             );
         }
-        assert!(grtt.nanos() <= CAP_NS);
+        assert_eq!(grtt.nanos(), CAP_NS);
+    }
+
+    #[test]
+    fn one_slow_station_of_twenty_does_not_move_it() {
+        let mut grtt = Grtt::new();
+        for round in 0..2_000u32 {
+            grtt.observe(
+                NOW,
+                echo(if round.is_multiple_of(20) {
+                    400_000
+                } else {
+                    200
+                }),
+            );
+        }
+        assert!(grtt.nanos() < 350_000, "{}", grtt.nanos());
     }
 }

@@ -59,8 +59,7 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    self, DatagramWriter, DecodeError, GroupId, Header, Message, OPEN_LAB_KEY, SeqNo, SeqRange,
-    StreamId,
+    self, DatagramWriter, DecodeError, GroupId, Header, Message, OPEN_LAB_KEY, SeqRange, StreamId,
 };
 
 pub use config::{
@@ -68,7 +67,7 @@ pub use config::{
     SendWindowBytes, SendWindowLen,
 };
 pub use output::{Delivery, EndReason, Event, Origin};
-pub use receiver::SILENCE_NS;
+pub use receiver::{Resume, SILENCE_NS};
 pub use sender::PublishError;
 pub use stats::Stats;
 pub use transmit::{Destination, TransmitBatch};
@@ -205,10 +204,9 @@ impl Endpoint {
         self.receiver.unsubscribe(group);
     }
 
-    /// Goes on at `next` when `stream` of `origin` is met: a former life of this program had everything before it
-    /// (R-JOIN-4).
-    pub fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
-        self.receiver.resume(origin, stream, next);
+    /// Goes on where a former life of this program stood when `stream` of `origin` is met (R-JOIN-4).
+    pub fn resume(&mut self, origin: Origin, stream: StreamId, from: Resume) {
+        self.receiver.resume(origin, stream, from);
     }
 
     /// Publishes nothing more, and says so; [`Endpoint::is_drained`] tells when it has been said often enough.

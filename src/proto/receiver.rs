@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 use crate::wire::{
-    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, QuantDuration, SeqNo, SessionId,
-    SourceId, Squelch, StreamId,
+    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, QuantDuration, SeqNo, SeqRange,
+    SessionId, SourceId, Squelch, StreamId,
 };
 
 use super::Discard;
@@ -57,7 +57,7 @@ const PATH_UNKNOWN: Path = Path {
 pub(super) struct Receiver {
     subscriptions: BTreeMap<GroupId, Subscription>,
     remotes: BTreeMap<SourceId, Remote>,
-    resume: BTreeMap<(Origin, StreamId), SeqNo>,
+    resume: BTreeMap<(Origin, StreamId), Resume>,
     rng: Rng,
     window_len: ReceiveWindowLen,
     bytes_max: usize,
@@ -65,6 +65,17 @@ pub(super) struct Receiver {
     bytes: usize,
     me: SourceId,
     answers: Bucket,
+}
+
+/// Where a former life of this program stood in a stream (R-JOIN-4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The first number it counted on.
+    pub joined: SeqNo,
+    /// One after the last that it was told of.
+    pub next: SeqNo,
+    /// What of that was lost, ascending.
+    pub lost: Vec<SeqRange>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,9 +145,9 @@ impl Receiver {
     }
 
     /// Where to go on in a stream that a former life of this program has followed (R-JOIN-4).
-    pub(super) fn resume(&mut self, origin: Origin, stream: StreamId, next: SeqNo) {
+    pub(super) fn resume(&mut self, origin: Origin, stream: StreamId, from: Resume) {
         if self.resume.len() < RESUME_MAX {
-            self.resume.insert((origin, stream), next);
+            self.resume.insert((origin, stream), from);
         }
     }
 
@@ -316,18 +327,14 @@ impl Receiver {
             if remote.streams.len() >= STREAMS_PER_REMOTE_MAX {
                 return Err(Discard::Sources);
             }
-            // A former life had what came before its mark, so what is cut off there is lost, not merely before our time.
-            let (start, is_synced) = match self.resume.remove(&(origin, stream)) {
-                Some(next) => (next, true),
+            let reception = match self.resume.remove(&(origin, stream)) {
+                Some(from) => Reception::resume(now, stream, from, self.window_len),
                 None => {
                     let start = met.start(now, subscription).ok_or(Discard::NotOurs)?;
-                    (start, start == SeqNo::ZERO)
+                    Reception::new(stream, start, self.window_len)
                 }
             };
-            remote.streams.insert(
-                stream,
-                Reception::new(stream, start, is_synced, self.window_len),
-            );
+            remote.streams.insert(stream, reception);
         }
         let reception = remote.streams.get_mut(&stream).ok_or(Discard::Sources)?;
         Ok(At {
@@ -574,9 +581,7 @@ impl Remote {
         for reception in self.streams.values_mut() {
             reception.give_up();
             reception.advance(now, origin, path, rng, out);
-            if reason != EndReason::Silent {
-                reception.give_up_open(origin, out);
-            }
+            reception.give_up_open(origin, out);
         }
         out.push(Event::SessionEnded { origin, reason });
         if reason == EndReason::Silent {

@@ -10,6 +10,7 @@ use crate::wire::{Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, SeqNo, SeqRan
 
 use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
+use super::receiver::Resume;
 use super::window::{Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
 
@@ -89,13 +90,8 @@ struct Assembly {
 }
 
 impl Reception {
-    /// A stream that begins at `start`; with `is_synced`, a message that began before it counts as lost.
-    pub(super) fn new(
-        stream: StreamId,
-        start: SeqNo,
-        is_synced: bool,
-        len_max: ReceiveWindowLen,
-    ) -> Self {
+    /// A stream that begins at `start`.
+    pub(super) fn new(stream: StreamId, start: SeqNo, len_max: ReceiveWindowLen) -> Self {
         Self {
             stream,
             joined: start,
@@ -103,13 +99,31 @@ impl Reception {
             assembly: None,
             parts: Vec::new(),
             parts_cost: 0,
-            is_synced,
+            // At 0 nothing can have begun before.
+            is_synced: start == SeqNo::ZERO,
             lost: VecDeque::new(),
             backoff: QuantDuration::default(),
             nack_due: Timestamp::FAR_FUTURE,
             report_due: Timestamp::FAR_FUTURE,
             reported: Timestamp::ZERO,
             closing: Closing::Open,
+        }
+    }
+
+    /// A stream that a former life has followed: what it had is reported as had, at once, since it may have died before
+    /// it could; a message that began before its mark is lost, not merely before our time.
+    pub(super) fn resume(
+        now: Timestamp,
+        stream: StreamId,
+        from: Resume,
+        len_max: ReceiveWindowLen,
+    ) -> Self {
+        Self {
+            joined: from.joined.min(from.next),
+            is_synced: true,
+            lost: from.lost.into_iter().take(LOST_RUNS_MAX).collect(),
+            report_due: now,
+            ..Self::new(stream, from.next, len_max)
         }
     }
 
@@ -492,10 +506,8 @@ fn report_spread_ns(path: Path) -> u64 {
 /// How long to wait for a repair before asking again (R-NACK-4): two round trips, at first, and up to half as much more,
 /// so that receivers who lost the same repair do not ask in step.
 fn retry_ns(asks: u8, grtt_ns: u64, rng: &mut Rng) -> u64 {
-    let base = (2 * grtt_ns).max(RETRY_MIN_NS);
+    let base = (2 * grtt_ns).clamp(RETRY_MIN_NS, RETRY_MAX_NS);
     let doublings = u32::from(asks.saturating_sub(RETRIES_FLAT)).min(20);
-    let wait = base
-        .saturating_mul(1 << doublings)
-        .min(RETRY_MAX_NS.max(base));
+    let wait = base.saturating_mul(1 << doublings).min(RETRY_MAX_NS);
     wait + rng.below(wait / 2)
 }

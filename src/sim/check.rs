@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::notice::NoticeId;
-use crate::proto::{Join, Origin};
+use crate::proto::{Join, Origin, Resume};
 use crate::station::{Placed, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{SeqNo, SeqRange, SourceId, StreamId};
@@ -86,15 +86,17 @@ impl Checker {
     }
 
     /// Where a receiver stands, for it to go on from in its next life.
-    pub(super) fn marks(&self, node: NodeId) -> Vec<(Origin, StreamId, SeqNo)> {
-        let told = self
-            .receivers
-            .get(&node)
-            .map(|receiver| &receiver.told)
-            .into_iter()
-            .flatten();
-        told.map(|(&(origin, stream), told)| (origin, stream, told.mark))
-            .collect()
+    pub(super) fn marks(&self, node: NodeId) -> Vec<(Origin, StreamId, Resume)> {
+        let told = self.receivers.get(&node).map(|receiver| &receiver.told);
+        let told = told.into_iter().flatten().map(|(&(origin, stream), told)| {
+            let from = Resume {
+                joined: told.joined,
+                next: told.mark,
+                lost: told.lost.clone(),
+            };
+            (origin, stream, from)
+        });
+        told.collect()
     }
 
     /// What a receiver has been given, for it to remember in its next life.

@@ -471,8 +471,8 @@ impl Network {
         };
         let mut station = Station::new(config, self.rng.bits(), now);
         if resumes {
-            for (origin, stream, next) in self.checker.marks(id) {
-                station.resume(origin, stream, next);
+            for (origin, stream, from) in self.checker.marks(id) {
+                station.resume(origin, stream, from);
             }
             self.checker.had(id).for_each(|id| station.remember(id));
         }
