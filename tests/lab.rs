@@ -510,7 +510,7 @@ fn nobody_is_there() {
             "{took:?}"
         );
         if format.is_empty() {
-            assert_eq!(send.lines, ["nobody heard in 1s"]);
+            assert_eq!(send.lines, ["nobody heard in 1 s"]);
         } else {
             let summary = send.lines.last().unwrap();
             assert_eq!(
