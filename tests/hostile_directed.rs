@@ -181,6 +181,39 @@ fn many_gaps_draw_few_nacks() {
     assert!(bytes < 600_000, "{bytes} bytes of NACKs in a second");
 }
 
+/// Goal: a source of which only a repair has come is not taken for one that has closed. Method: a receiver that joins at
+/// lead cannot tell from a repair where lead is; then it waits, and the source goes on.
+#[test]
+fn a_repair_first_is_no_farewell() {
+    let mut receiver = Lab::joining(Join::Lead, |_| ());
+    // Old enough that the receiver was not there first.
+    receiver.now = Timestamp::from_nanos(1_000);
+    let segment = |seq: u64, is_repair| {
+        datagram(10, |writer| {
+            let advert = Advert {
+                age: QuantDuration(200),
+                ..advert(0)
+            };
+            assert!(writer.segment(
+                stream(Lane::Routine),
+                SeqNo(seq),
+                &advert,
+                is_repair,
+                &EMPTY
+            ));
+        })
+    };
+    receiver.hand(&segment(4, true));
+    // Another source's timers make the receiver look at all of them.
+    let closing = heartbeat(Lane::Routine, 5, 0, true);
+    receiver.hand(&datagram(11, |writer| assert!(writer.heartbeat(&closing))));
+    while receiver.now < Timestamp::from_nanos(1_000_000_000) {
+        receiver.sleep();
+    }
+    receiver.hand(&segment(9, false));
+    assert_eq!(receiver.end.stats().messages_delivered, 1);
+}
+
 /// A receiver alone with its attacker.
 struct Lab {
     now: Timestamp,
@@ -191,10 +224,14 @@ struct Lab {
 
 impl Lab {
     fn new(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::joining(Join::Trail, adjust)
+    }
+
+    fn joining(join: Join, adjust: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new(FLOOR, SourceId(2), SessionId(2));
         adjust(&mut config);
         let mut end = Endpoint::new(config, 1);
-        end.subscribe(Timestamp::ZERO, group(), Join::Trail);
+        end.subscribe(Timestamp::ZERO, group(), join);
         Self {
             now: Timestamp::ZERO,
             end,

@@ -245,6 +245,8 @@ impl Receiver {
             };
             if remote.is_over() {
                 remote.end(now, header.source, EndReason::Closed, &mut self.rng, out);
+                self.recount();
+                return Ok(());
             }
         }
         self.bytes = self.bytes + held_after - held_before;
@@ -594,7 +596,8 @@ impl Remote {
 
     /// Whether every stream of it has closed and nothing is missing any more (R-END-2).
     fn is_over(&self) -> bool {
-        self.state == State::Live && self.streams.values().all(Reception::is_over)
+        let is_known = !self.streams.is_empty();
+        self.state == State::Live && is_known && self.streams.values().all(Reception::is_over)
     }
 
     /// Nothing of this life is taken in any more.
