@@ -709,7 +709,9 @@ impl Program for Source {
             {
                 return Next::At(at.now + Duration::from_millis(10));
             }
-            let start = at.now + Duration::from_millis(50);
+            // Every agent's announcements reach every other; on one machine that is work, and not what is shown here.
+            let announced = Duration::from_millis(200 + 3 * u64::from(self.shared.options.agents));
+            let start = at.now + announced;
             self.shared
                 .start_ns
                 .store(start.as_nanos(), Ordering::Release);
