@@ -16,7 +16,7 @@ use floorcast::proto::{
 };
 use floorcast::time::Timestamp;
 use floorcast::wire::{
-    FloorId, GroupId, Lane, Message, SeqRange, SessionId, SourceId, StreamId, decode,
+    FloorId, GroupId, Lane, Message, SeqNo, SeqRange, SessionId, SourceId, StreamId, decode,
 };
 use libfuzzer_sys::fuzz_target;
 
