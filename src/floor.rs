@@ -81,7 +81,7 @@ pub struct Group {
 pub struct Rates {
     /// Bytes of new data per second, within [`RATE`].
     pub data_bytes_per_s: u64,
-    /// Bytes of repairs per second, within [`RATE`]; half of the data rate where the file says nothing.
+    /// Bytes of repairs per second, within [`RATE`]; as much as the data rate where the file says nothing.
     pub repair_bytes_per_s: u64,
 }
 
@@ -93,7 +93,8 @@ impl Default for Rates {
 
 impl Rates {
     fn with_data(data_bytes_per_s: u64) -> Self {
-        let repair_bytes_per_s = (data_bytes_per_s / 2).max(*RATE.start());
+        // At 5 % loss and 20 receivers, two of three datagrams have to be repaired for somebody.
+        let repair_bytes_per_s = data_bytes_per_s;
         Self {
             data_bytes_per_s,
             repair_bytes_per_s,
@@ -642,7 +643,7 @@ fn mended_group_name(name: &str) -> String {
 }
 
 const ADVICE_V4: &str = "use one in 239.255.0.0/16, such as 239.255.77.1:7700";
-const ADVICE_V6: &str = "use one in ff15::/16, such as [ff15::7701]:7700";
+const ADVICE_V6: &str = "use one in ff13::/16, such as [ff13::7701]:7700";
 
 /// A group's address, or what is wrong with it, beginning with the address itself.
 fn read_address(text: &str) -> Result<SocketAddr, String> {
@@ -652,7 +653,7 @@ fn read_address(text: &str) -> Result<SocketAddr, String> {
             _ => "239.255.77.1:7700".to_owned(),
         };
         return Err(format!(
-            "{}, which is not an IP address and a port; write \"{mended}\" (and for IPv6 \"[ff15::7701]:7700\")",
+            "{}, which is not an IP address and a port; write \"{mended}\" (and for IPv6 \"[ff13::7701]:7700\")",
             quoted(text)
         ));
     };
@@ -1063,7 +1064,7 @@ mod tests {
             dscp: None,
             rates: Rates {
                 data_bytes_per_s: 25_000_000,
-                repair_bytes_per_s: 12_500_000,
+                repair_bytes_per_s: 25_000_000,
             },
             groups: vec![all],
             roster: RosterRules {
@@ -1078,7 +1079,7 @@ mod tests {
     fn everything_said() {
         let text = r#"
             [groups.zulu]
-            address = "[ff15::7701]:7700"
+            address = "[ff13::7701]:7700"
             [groups.all]
             address = "239.255.77.1:7700"
             [rates]
@@ -1106,7 +1107,7 @@ mod tests {
         );
         assert_eq!(
             floor.group("zulu").unwrap().address,
-            "[ff15::7701]:7700".parse().unwrap()
+            "[ff13::7701]:7700".parse().unwrap()
         );
         assert_eq!(
             (floor.interface, floor.ttl, floor.dscp),
@@ -1493,7 +1494,7 @@ mod tests {
                 "[fe80::1]:7700",
                 &[
                     "[fe80::1]:7700, but a group needs a multicast address (ff00::/8",
-                    "[ff15::7701]:7700",
+                    "[ff13::7701]:7700",
                 ],
             ),
             ("[::ffff:239.255.77.1]:7700", &["needs a multicast address"]),
@@ -1509,7 +1510,7 @@ mod tests {
                 "[ff02::1]:7700",
                 &[
                     "ff02:: addresses are permanently assigned",
-                    "use one in ff15::/16",
+                    "use one in ff13::/16",
                 ],
             ),
             ("[ff02::2]:7700", &["permanently assigned"]),
@@ -1564,8 +1565,8 @@ mod tests {
                 &["239.255.77.1 and 238.127.77.1 with the same Ethernet address 01:00:5e:7f:4d:01"],
             ),
             (
-                two_groups("[ff15::7701]:7700", "[ff18::1:0:7701]:7700"),
-                &["ff15::7701 and ff18::1:0:7701 with the same Ethernet address 33:33:00:00:77:01"],
+                two_groups("[ff13::7701]:7700", "[ff18::1:0:7701]:7700"),
+                &["ff13::7701 and ff18::1:0:7701 with the same Ethernet address 33:33:00:00:77:01"],
             ),
         ]);
     }
@@ -1720,7 +1721,7 @@ mod tests {
             Rates::with_data(1_500),
             Rates {
                 data_bytes_per_s: 1_500,
-                repair_bytes_per_s: 1_000
+                repair_bytes_per_s: 1_500
             }
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::floor::Floor;
 use crate::net::Interface;
-use crate::notice::{Notice, NoticeId, Tally};
+use crate::notice::{Notice, NoticeId, Tally, everybody};
 use crate::output::{self, Ending, Failure, Line, PrintError, Printer, SendSummary, for_eyes};
 use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
@@ -56,12 +56,23 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .iter()
         .map(|name| GroupId::of(name))
         .collect();
+    // Those who are on no target group may know who is, and hang: they are asked where everybody is.
+    let everybody = options
+        .floor
+        .groups
+        .iter()
+        .map(|group| group.id)
+        .find(|&group| group == everybody());
+    let heard: BTreeSet<_> = groups.iter().copied().chain(everybody).collect();
+    let heard: Vec<_> = heard.into_iter().collect();
     for &group in &groups {
-        station.call_roll(clock.now(), group);
+        let via: BTreeSet<_> = [group].into_iter().chain(everybody).collect();
+        let via: Vec<_> = via.into_iter().collect();
+        station.call_roll(clock.now(), group, &via);
     }
     let network = Network::of_floor(&options.floor, &options.interface);
     let mut looping = Loop::new(network, clock)
-        .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
+        .and_then(|mut looping| looping.add(station, &heard, None).map(|()| looping))
         .map_err(|error| Failure::system("cannot send", &error))?;
     stop.watch(&looping);
     output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
@@ -371,7 +382,9 @@ impl Program for Send<'_> {
         if settled && station.expected_len(at.now) > 0 {
             self.receipts(at.now, station);
         }
-        let waited = all_published && at.now >= self.published + self.options.wait;
+        // Nobody is given up while repairs still bring somebody on.
+        let since = self.published.max(station.last_moved());
+        let waited = all_published && at.now >= since + self.options.wait;
         let done = all_published && self.unreceipted == self.options.texts.len();
         if self.failure.is_some()
             || self.unprinted.is_some()

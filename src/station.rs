@@ -229,9 +229,9 @@ impl Station {
         Ok(parts)
     }
 
-    /// Asks the floor who is on `group`.
-    pub fn call_roll(&mut self, now: Timestamp, group: GroupId) {
-        self.roster.call(now, group);
+    /// Asks the groups `via` who is on `group`.
+    pub fn call_roll(&mut self, now: Timestamp, group: GroupId, via: &[GroupId]) {
+        self.roster.call(now, group, via);
     }
 
     /// Whether the roll calls have been answered and nothing new has come for a while.
@@ -289,6 +289,11 @@ impl Station {
     pub fn tally(&mut self, now: Timestamp, index: usize) -> Option<Tally> {
         self.refresh_expected(now);
         self.receipts.tally(index, &self.expected.stations)
+    }
+
+    /// When a report last told of something new.
+    pub const fn last_moved(&self) -> Timestamp {
+        self.receipts.last_moved()
     }
 
     /// When the last report came.
@@ -470,22 +475,24 @@ impl Station {
                         writer.presence(name, *is_leaving, &groups);
                     });
             }
-            Outgoing::RollCall(call) => {
+            Outgoing::RollCall { call, to } => {
                 self.endpoint
-                    .send_control(Destination::Group(call.group), |writer| {
+                    .send_control(Destination::Group(*to), |writer| {
                         writer.roll_call(call);
                     })
             }
+
             Outgoing::Answer {
                 token,
                 group,
+                to,
                 entries,
             } => {
                 let mut rest = entries.as_slice();
                 while !rest.is_empty() {
                     let mut written = 0;
                     self.endpoint
-                        .send_control(Destination::Group(*group), |writer| {
+                        .send_control(Destination::Group(*to), |writer| {
                             written = writer
                                 .roster(*token, *group, Outgoing::wire_entries(rest))
                                 .unwrap_or(0);

@@ -684,7 +684,7 @@ fn receipts_name_exactly_who_is_missing() {
     floor.source = floor.add_source(spec);
     let called = floor.network.now();
     let station = floor.station(floor.source);
-    station.call_roll(called, group());
+    station.call_roll(called, group(), &[group()]);
     floor.network.go_on(floor.source);
     floor.run_until("12 roll call: call to settled", |floor| {
         let now = floor.network.now();

@@ -90,7 +90,7 @@ pub(super) struct AgentArgs {
     /// The workstation's name on the floor
     #[arg(long, value_name = "NAME")]
     pub(super) name: String,
-    /// A group to listen to besides \"all\"; may be given several times
+    /// A group to listen to besides "all"; may be given several times
     #[arg(long, value_name = "T")]
     pub(super) team: Vec<String>,
     /// Overrides the floor's interface: a name, an index, an address, or auto

@@ -14,7 +14,7 @@ use crate::wire::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, is_station_name};
 
 pub use inbox::{Inbox, Received};
 pub use receipts::{NOTICES_MAX, Receipts, Tally};
-pub use roster::{Outgoing, REMEMBER_RECOMMENDED, Roster, RosterConfig};
+pub use roster::{Outgoing, REMEMBER_RECOMMENDED, Roster, RosterConfig, everybody};
 
 /// The layout of a notice's bytes (R-NOTE-1).
 const LAYOUT: u8 = 1;

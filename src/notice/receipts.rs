@@ -91,6 +91,7 @@ pub struct Receipts {
     ask_gap_ns: u64,
     asks: u32,
     reported: Timestamp,
+    moved: Timestamp,
 }
 
 impl Default for Receipts {
@@ -104,6 +105,7 @@ impl Default for Receipts {
             ask_gap_ns: ASK_FIRST_NS,
             asks: 0,
             reported: Timestamp::ZERO,
+            moved: Timestamp::ZERO,
         }
     }
 }
@@ -150,9 +152,23 @@ impl Receipts {
         };
         let streams = self.marks.entry(station).or_default();
         match streams.get_mut(&stream) {
-            Some(known) => known.merge(marks),
-            None => drop(streams.insert(stream, marks)),
+            Some(known) => {
+                let before = known.through;
+                known.merge(marks);
+                if known.through > before {
+                    self.moved = now;
+                }
+            }
+            None => {
+                self.moved = now;
+                streams.insert(stream, marks);
+            }
         }
+    }
+
+    /// When a report last told of something that had not been reported before.
+    pub const fn last_moved(&self) -> Timestamp {
+        self.moved
     }
 
     /// When the last report came.

@@ -45,6 +45,11 @@ const HEARSAY_GRAIN_NS: u64 = 1_000_000_000;
 /// `silent_s` of a station that has left (R-ROST-7).
 const LEFT: u16 = u16::MAX;
 
+/// The group that every workstation listens to, where a floor has it.
+pub fn everybody() -> GroupId {
+    GroupId::of("all")
+}
+
 /// What a roster is told before it starts.
 #[derive(Clone, Debug)]
 pub struct RosterConfig {
@@ -69,13 +74,20 @@ pub enum Outgoing {
         is_leaving: bool,
     },
     /// "Who is on this group?"
-    RollCall(RollCall),
+    RollCall {
+        /// The question.
+        call: RollCall,
+        /// To whom.
+        to: GroupId,
+    },
     /// Whom we have heard: a prefix of these fits into a datagram; the rest is to be offered again.
     Answer {
         /// Which question.
         token: u32,
-        /// About which group, and to it.
+        /// About which group.
         group: GroupId,
+        /// To whom.
+        to: GroupId,
         /// Each station, seconds since it was heard, its name.
         entries: Vec<(SourceId, u16, String)>,
     },
@@ -123,9 +135,11 @@ struct Word<'a> {
 }
 
 /// Our own question.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Call {
     token: u32,
+    /// The groups that are asked.
+    via: Vec<GroupId>,
     sent: usize,
     due: Timestamp,
     answered: bool,
@@ -135,6 +149,8 @@ struct Call {
 #[derive(Clone, Debug)]
 struct Answer {
     token: u32,
+    /// A group that we listen to, so that others who do hear what we say.
+    to: GroupId,
     due: Timestamp,
     /// Whom others have named meanwhile, and how long silent.
     covered: BTreeMap<SourceId, u16>,
@@ -215,18 +231,17 @@ impl Roster {
         self.version
     }
 
-    /// Asks who is on `group` (R-ROST-4).
-    pub fn call(&mut self, now: Timestamp, group: GroupId) {
+    /// Asks the groups `via` who is on `group` (R-ROST-4).
+    pub fn call(&mut self, now: Timestamp, group: GroupId, via: &[GroupId]) {
         let token = u32::try_from(self.rng.below(u64::from(u32::MAX))).unwrap_or(0);
-        self.calls.insert(
-            group,
-            Call {
-                token,
-                sent: 0,
-                due: now,
-                answered: false,
-            },
-        );
+        let call = Call {
+            token,
+            via: via.to_vec(),
+            sent: 0,
+            due: now,
+            answered: false,
+        };
+        self.calls.insert(group, call);
     }
 
     /// Whether every question asked has been answered, or asked often enough, and nothing new has come for a while.
@@ -299,10 +314,15 @@ impl Roster {
             if !call.answered && call.due <= now && call.sent < CALL_GAPS_NS.len() {
                 call.due = now.plus_nanos(CALL_GAPS_NS[call.sent]);
                 call.sent += 1;
-                out.push(Outgoing::RollCall(RollCall {
+                let question = RollCall {
                     group,
                     token: call.token,
-                }));
+                };
+                out.extend(
+                    call.via
+                        .iter()
+                        .map(|&to| Outgoing::RollCall { call: question, to }),
+                );
             }
         }
         while let Some(group) = self
@@ -321,6 +341,7 @@ impl Roster {
                 out.push(Outgoing::Answer {
                     token: answer.token,
                     group,
+                    to: answer.to,
                     entries,
                 });
             }
@@ -368,9 +389,11 @@ impl Roster {
     }
 
     fn handle_call(&mut self, now: Timestamp, call: &RollCall) {
-        let concerned = self.config.announce.is_some() && self.config.groups.contains(&call.group);
+        let Some(to) = self.answers_to(now, call.group) else {
+            return;
+        };
         // One answer serves all who asked about the group meanwhile.
-        if !concerned || self.leaving.is_some() || self.answers.contains_key(&call.group) {
+        if self.leaving.is_some() || self.answers.contains_key(&call.group) {
             return;
         }
         if self.answers.len() >= ANSWERS_MAX {
@@ -392,10 +415,25 @@ impl Roster {
             call.group,
             Answer {
                 token: call.token,
+                to,
                 due,
                 covered: BTreeMap::new(),
             },
         );
+    }
+
+    /// Where to answer about `group`, if we do: to the group itself when we are on it; else, when we know somebody who is,
+    /// to the group that everybody is on. So a team is answered for even when all of it hangs (R-ROST-5).
+    fn answers_to(&self, now: Timestamp, group: GroupId) -> Option<GroupId> {
+        let listens = |group| self.config.groups.contains(&group);
+        if self.config.announce.is_none() {
+            None
+        } else if listens(group) {
+            Some(group)
+        } else {
+            let everybody = everybody();
+            (listens(everybody) && self.expected(now, group).next().is_some()).then_some(everybody)
+        }
     }
 
     fn handle_part(&mut self, now: Timestamp, part: &RosterPart<'_>) {
@@ -476,6 +514,7 @@ impl Roster {
     ) -> Vec<(SourceId, u16, String)> {
         let mut entries = Vec::new();
         if let Some(name) = &self.config.announce
+            && self.config.groups.contains(&group)
             && !covered.contains_key(&self.config.me)
         {
             entries.push((self.config.me, 0, name.clone()));
@@ -593,11 +632,12 @@ mod tests {
                         &from.config.groups
                     ));
                 }
-                Outgoing::RollCall(call) => assert!(writer.roll_call(call)),
+                Outgoing::RollCall { call, .. } => assert!(writer.roll_call(call)),
                 Outgoing::Answer {
                     token,
                     group,
                     entries,
+                    ..
                 } => {
                     let written = writer.roster(*token, *group, Outgoing::wire_entries(entries));
                     assert_eq!(written, Some(entries.len()));
@@ -625,7 +665,7 @@ mod tests {
         tell(at(0), &mut b, &mut [&mut a]);
         let now = at(60_000);
         let mut sender = roster(4, false);
-        sender.call(now, GROUP);
+        sender.call(now, GROUP, &[GROUP]);
         assert!(!sender.is_settled(now));
         assert_eq!(tell(now, &mut sender, &mut [&mut a, &mut b]), 1);
         let first = a.answers.values().next().unwrap().due;
@@ -653,7 +693,7 @@ mod tests {
         tell(at(1_000), &mut leaver, &mut [&mut a]);
         assert_eq!(names(&a, at(1_000)), Vec::<&str>::new());
         let mut sender = roster(4, false);
-        sender.call(at(2_000), GROUP);
+        sender.call(at(2_000), GROUP, &[GROUP]);
         tell(at(2_000), &mut sender, &mut [&mut a, &mut b]);
         // b, which missed the farewell, answers first; a corrects it.
         tell(at(2_050), &mut b, &mut [&mut a, &mut sender]);
@@ -672,6 +712,33 @@ mod tests {
         tell(at(0), &mut b, &mut [&mut a]);
         assert_eq!(names(&a, at(15 * 60_000)), ["ws-2"]);
         assert_eq!(names(&a, at(15 * 60_000 + 1)), Vec::<&str>::new());
+    }
+
+    /// A team whose members all hang is answered for by those who heard them in the group that everybody is on.
+    #[test]
+    fn others_answer_for_a_team_that_hangs() {
+        let on = |me: u64, groups: &[GroupId]| {
+            let mut roster = roster(me, true);
+            roster.config.groups = groups.to_vec();
+            roster
+        };
+        let (mut hung, mut other) = (on(1, &[everybody(), GROUP]), on(2, &[everybody()]));
+        tell(at(0), &mut hung, &mut [&mut other]);
+        tell(at(0), &mut other, &mut []);
+        other.announce_due = Timestamp::FAR_FUTURE;
+        let mut sender = roster(4, false);
+        sender.call(at(100), GROUP, &[GROUP, everybody()]);
+        assert_eq!(
+            tell(at(100), &mut sender, &mut [&mut other]),
+            2,
+            "asked in both"
+        );
+        assert_eq!(tell(at(200), &mut other, &mut [&mut sender]), 1);
+        assert_eq!(
+            names(&sender, at(200)),
+            ["ws-1"],
+            "and not the one who answers: it is not on the team"
+        );
     }
 
     #[test]
@@ -705,7 +772,7 @@ mod tests {
     #[test]
     fn nobody_answers_and_it_settles() {
         let mut sender = roster(4, false);
-        sender.call(at(0), GROUP);
+        sender.call(at(0), GROUP, &[GROUP]);
         let mut now = at(0);
         let mut calls = 0;
         while sender.poll_timeout() != Timestamp::FAR_FUTURE {

@@ -146,7 +146,7 @@ impl Config {
             session,
             datagram_bytes: DatagramBytes::RECOMMENDED,
             data_rate: Rate::RECOMMENDED,
-            repair_rate: Rate(Rate::RECOMMENDED.get() / 2),
+            repair_rate: Rate::RECOMMENDED,
             send_window_bytes: SendWindowBytes::RECOMMENDED,
             send_window_len: SendWindowLen::RECOMMENDED,
             receive_window_len: ReceiveWindowLen::RECOMMENDED,
