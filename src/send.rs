@@ -269,11 +269,12 @@ impl<'a> Send<'a> {
     }
 
     fn receipt(&mut self, station: &Station, tally: &Tally) {
-        let missing: Vec<_> = tally
+        let mut missing: Vec<_> = tally
             .missing
             .iter()
-            .map(|&station_id| station.name_of(station_id))
+            .map(|&id| station.name_of(id))
             .collect();
+        missing.sort();
         let received = tally.expected - missing.len();
         self.complete += usize::from(missing.is_empty() && tally.expected > 0);
         self.expected = self.expected.max(tally.expected);

@@ -83,6 +83,12 @@ impl State {
             .into_iter()
             .flatten()
             .max_by_key(|(stores, ..)| *stores);
+        if newest.is_none() && !bytes.is_empty() {
+            tracing::warn!(
+                "{} is damaged; what was shown before may be shown again",
+                path.display()
+            );
+        }
         let (stores, marks, shown) = newest.unwrap_or_default();
         Ok(Self {
             file,

@@ -96,7 +96,8 @@ pub(super) struct AgentArgs {
     /// Overrides the floor's interface: a name, an index, an address, or auto
     #[arg(long, value_name = "IF")]
     pub(super) interface: Option<String>,
-    /// Run a command for each notice, its text on standard input, FLOORCAST_FROM and others in the environment
+    /// Run a command for each notice, one at a time, its text on standard input, FLOORCAST_FROM and others in the
+    /// environment; when 64 wait for it, further ones are printed only, and a warning counts them
     #[arg(long, value_name = "CMD")]
     pub(super) exec: Option<String>,
     /// Where to remember what has been shown [default: the user's state directory]
