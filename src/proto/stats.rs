@@ -1,4 +1,4 @@
-//! Counters: one table of names, sentences and fields.
+//! Counters: each with the sentence that says what it counts.
 
 macro_rules! stats {
     ($($name:ident: $label:literal,)*) => {
@@ -9,11 +9,6 @@ macro_rules! stats {
         }
 
         impl Stats {
-            /// Every counter: its name, its sentence, its value.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-                [$((stringify!($name), $label, self.$name)),*].into_iter()
-            }
-
             /// Adds another endpoint's counters to these.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
