@@ -424,6 +424,31 @@ mod tests {
         assert_eq!(has, [true, true, false, true]);
     }
 
+    /// A send waits on while reports tell of something new; a station that repeats itself does not keep it waiting.
+    #[test]
+    fn only_news_moves_the_book() {
+        let mut book = Receipts::default();
+        let mut at = |ns: u64, through: u64| {
+            let now = Timestamp::from_nanos(ns);
+            book.reported(
+                now,
+                SourceId(1),
+                stream(1),
+                SeqNo::ZERO,
+                SeqNo(through),
+                Vec::new(),
+            );
+            (
+                book.last_moved().as_nanos(),
+                book.last_reported().as_nanos(),
+            )
+        };
+        assert_eq!(
+            [at(5, 1), at(6, 1), at(7, 3), at(8, 2), at(9, 3)],
+            [(5, 5), (5, 6), (7, 7), (7, 8), (7, 9)]
+        );
+    }
+
     #[test]
     fn one_of_several_groups_is_enough() {
         let mut book = Receipts::default();
