@@ -13,7 +13,7 @@ use floorcast::proto::{Config, Endpoint, Event, Join, TransmitBatch};
 use floorcast::time::Timestamp;
 use floorcast::wire::{
     Advert, DatagramWriter, FloorId, GroupId, Header, Lane, Message, Place, QuantDuration, Segment,
-    SeqNo, SessionId, SourceId, StreamId, decode,
+    Sending, SeqNo, SessionId, SourceId, StreamId, decode,
 };
 
 const FLOOR: FloorId = FloorId(3);
@@ -45,7 +45,12 @@ fn encode(criterion: &mut Criterion) {
     group.bench_function("encode/5x256", |bencher| {
         bencher.iter(|| {
             bytes.clear();
-            write(&mut bytes, black_box(0), SEGMENTS_PER_DATAGRAM, false);
+            write(
+                &mut bytes,
+                black_box(0),
+                SEGMENTS_PER_DATAGRAM,
+                Sending::New,
+            );
             black_box(&bytes);
         });
     });
@@ -54,7 +59,7 @@ fn encode(criterion: &mut Criterion) {
 
 /// The same datagram taken apart, every segment looked at.
 fn read(criterion: &mut Criterion) {
-    let datagram = datagram(0, SEGMENTS_PER_DATAGRAM, false);
+    let datagram = datagram(0, SEGMENTS_PER_DATAGRAM, Sending::New);
     let mut group = criterion.benchmark_group("wire");
     group.throughput(throughput(1, SEGMENTS_PER_DATAGRAM));
     group.bench_function("decode/5x256", |bencher| {
@@ -88,10 +93,10 @@ fn repair(criterion: &mut Criterion) {
         let mut datagrams = Vec::new();
         for step in steps {
             if step % 10 != 3 {
-                datagrams.push(datagram(step, SEGMENTS_PER_DATAGRAM, false));
+                datagrams.push(datagram(step, SEGMENTS_PER_DATAGRAM, Sending::New));
             }
             if step % 10 == 9 {
-                datagrams.push(datagram(step - 6, SEGMENTS_PER_DATAGRAM, true));
+                datagrams.push(datagram(step - 6, SEGMENTS_PER_DATAGRAM, Sending::Repair));
             }
         }
         datagrams
@@ -167,19 +172,21 @@ impl Receiver {
 }
 
 fn run(steps: std::ops::Range<u64>, segments: u64) -> Vec<Bytes> {
-    steps.map(|step| datagram(step, segments, false)).collect()
+    steps
+        .map(|step| datagram(step, segments, Sending::New))
+        .collect()
 }
 
 /// The `step`-th datagram of the stream. Shared once already, so that no round pays for the first sharing.
-fn datagram(step: u64, segments: u64, is_repair: bool) -> Bytes {
+fn datagram(step: u64, segments: u64, sending: Sending) -> Bytes {
     let mut bytes = Vec::new();
-    write(&mut bytes, step * segments, segments, is_repair);
+    write(&mut bytes, step * segments, segments, sending);
     let bytes = Bytes::from(bytes);
     drop(bytes.clone());
     bytes
 }
 
-fn write(bytes: &mut Vec<u8>, first: u64, segments: u64, is_repair: bool) {
+fn write(bytes: &mut Vec<u8>, first: u64, segments: u64, sending: Sending) {
     let header = Header {
         key: 0,
         floor: FLOOR,
@@ -191,11 +198,12 @@ fn write(bytes: &mut Vec<u8>, first: u64, segments: u64, is_repair: bool) {
         trail: SeqNo::ZERO,
         backoff: QuantDuration::default(),
         age: QuantDuration::default(),
+        is_coded: false,
     };
     let mut writer = DatagramWriter::new(bytes, DATAGRAM_BYTES, &header);
     for n in 0..segments {
         let seq = SeqNo(first + n);
-        assert!(writer.segment(stream(), seq, &advert, is_repair, &SEGMENT));
+        assert!(writer.segment(stream(), seq, &advert, sending, &SEGMENT));
     }
     writer.finish();
 }

@@ -558,10 +558,13 @@ impl Source {
                 confirm: true,
                 text: self.shared.text(self.published).into(),
             };
-            match node
-                .command()
-                .broadcast(at.now, &[self.shared.group], Lane::Routine, &notice)
-            {
+            match node.command().broadcast(
+                at.now,
+                &[self.shared.group],
+                Lane::Routine,
+                &notice,
+                None,
+            ) {
                 Ok(parts) => {
                     self.published_end = parts
                         .last()

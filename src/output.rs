@@ -1,10 +1,13 @@
 //! What programs tell people and other programs: lines for eyes, JSON lines for machines, one sentence for failures.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::proto::ReceiverAccount;
+use crate::station::Station;
 use crate::wire::SeqRange;
 
 /// Why a program ends without having done its work. The text is one sentence: what, where, what is allowed, what to do.
@@ -195,6 +198,43 @@ pub enum Line<'a> {
         /// The last.
         last: u64,
     },
+    /// Numbers that their source took back: nothing is missing.
+    Skipped {
+        /// Whose.
+        from: &'a str,
+        /// In which group.
+        group: &'a str,
+        /// In which lane.
+        lane: &'a str,
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+        /// `expired` or `superseded`.
+        why: &'a str,
+    },
+    /// This workstation has left a source's pace and catches up alone, or is back in it.
+    Pace {
+        /// Whose pace.
+        from: &'a str,
+        /// In which group.
+        group: &'a str,
+        /// In which lane.
+        lane: &'a str,
+        /// `left` or `rejoined`.
+        state: &'a str,
+    },
+    /// A workstation has left this source's pace, is back in it, or lacks what is no longer to be had.
+    Receiver {
+        /// Which.
+        name: String,
+        /// In which group.
+        group: &'a str,
+        /// In which lane.
+        lane: &'a str,
+        /// `left`, `rejoined` or `evicted`.
+        state: &'a str,
+    },
     /// Another program uses this one's name.
     Conflict {
         /// The name.
@@ -261,10 +301,103 @@ pub struct SendSummary {
     pub repairs_sent: u64,
     /// NACKs received.
     pub nacks_received: u64,
+    /// Parity shards sent.
+    pub parity_sent: u64,
+    /// Segments sent again unasked.
+    pub copies_sent: u64,
+    /// Notices that ran out of time, or that newer ones took the place of, before everybody had them.
+    pub expired: u64,
+    /// See `expired`.
+    pub superseded: u64,
     /// Datagrams that the system did not take.
     pub send_errors: u64,
+    /// Where losses were, as far as the requests for repair tell.
+    pub losses: LossSummary,
+    /// The receivers with most losses, worst first.
+    pub receivers: Vec<ReceiverLine>,
     /// Whether the floor runs without protection.
     pub open_lab: bool,
+}
+
+/// Losses by where they were: each counts once, however many it hit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LossSummary {
+    /// One receiver's.
+    pub edge: u64,
+    /// One subnet's.
+    pub segment: u64,
+    /// Everybody's.
+    pub source: u64,
+    /// Of several that have nothing in common.
+    pub scattered: u64,
+    /// The subnets that were hit alone, and how often.
+    pub segments: BTreeMap<String, u64>,
+}
+
+/// What a source knows of one receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReceiverLine {
+    /// Its name on the floor.
+    pub name: String,
+    /// Where it sends from.
+    pub address: String,
+    /// Numbers that it found missing, repaired or not.
+    pub missed: u64,
+    /// Losses that it alone asked for.
+    pub edge_losses: u64,
+    /// NACKs that came of it.
+    pub nacks: u64,
+    /// NACKs beyond its budget, refused.
+    pub refused: u64,
+    /// Segments and shards that were sent again because of it.
+    pub repairs: u64,
+    /// `group`, or `alone` while it catches up by itself.
+    pub path: &'static str,
+}
+
+/// Receivers that a summary lists at most: more than anybody mends in a day.
+const RECEIVERS_LISTED_MAX: usize = 64;
+
+impl LossSummary {
+    /// What `station` has judged.
+    pub fn of(station: &Station) -> Self {
+        let stats = station.endpoint().stats();
+        Self {
+            edge: stats.losses_edge,
+            segment: stats.losses_segment,
+            source: stats.losses_source,
+            scattered: stats.losses_scattered,
+            segments: station
+                .endpoint()
+                .subnet_losses()
+                .map(|(subnet, count)| (subnet.to_string(), count))
+                .collect(),
+        }
+    }
+}
+
+impl ReceiverLine {
+    /// The receivers of `station` that lost or asked most.
+    pub fn worst_of(station: &Station) -> Vec<Self> {
+        let mut accounts: Vec<_> = station
+            .endpoint()
+            .receivers()
+            .filter(|account| account.missed + account.nacks > 0 || account.is_behind)
+            .collect();
+        accounts.sort_by_key(|account| std::cmp::Reverse((account.missed, account.nacks)));
+        accounts.truncate(RECEIVERS_LISTED_MAX);
+        let line = |account: ReceiverAccount| Self {
+            name: station.name_of(account.station),
+            address: account.from.to_string(),
+            missed: account.missed,
+            edge_losses: account.edge_losses,
+            nacks: account.nacks,
+            refused: account.refused,
+            repairs: account.repairs,
+            path: if account.is_behind { "alone" } else { "group" },
+        };
+        accounts.into_iter().map(line).collect()
+    }
 }
 
 impl<'a> Line<'a> {

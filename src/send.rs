@@ -8,7 +8,10 @@ use std::time::Duration;
 use crate::floor::Floor;
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally, everybody};
-use crate::output::{self, Ending, Failure, Line, PrintError, Printer, SendSummary, for_eyes};
+use crate::output::{
+    self, Ending, Failure, Line, LossSummary, PrintError, Printer, ReceiverLine, SendSummary,
+    for_eyes,
+};
 use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
@@ -33,6 +36,8 @@ pub struct Options {
     pub lane: Lane,
     /// How long the notices stay true.
     pub expires: Option<Duration>,
+    /// Each notice takes the place of the one sent before it.
+    pub supersede: bool,
     /// How long to wait for receipts after the last notice.
     pub wait: Duration,
     /// What to send, in order.
@@ -84,8 +89,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         return Err(failure);
     }
     let send_errors = looping.stats().send_errors.total();
-    let stats = looping.nodes()[0].station.stats();
-    send.finish(&stats, send_errors)
+    send.finish(&looping.nodes()[0].station, send_errors)
 }
 
 fn station(options: &Options, name: &str, now: Timestamp) -> Result<Station, Failure> {
@@ -241,9 +245,12 @@ impl<'a> Send<'a> {
                 confirm: true,
                 text: text.as_str().into(),
             };
+            // One key is enough: a send is a session of its own.
+            let supersedes = self.options.supersede.then_some(0);
+            let lane = self.options.lane;
             match node
                 .command()
-                .broadcast(at.now, &self.groups, self.options.lane, &notice)
+                .broadcast(at.now, &self.groups, lane, &notice, supersedes)
             {
                 Ok(_) => self.next += 1,
                 Err(BroadcastError::Publish(PublishError::WindowFull)) => return,
@@ -292,7 +299,8 @@ impl<'a> Send<'a> {
     }
 
     /// Prints what is left to say.
-    fn finish(mut self, stats: &proto::Stats, send_errors: u64) -> Result<Ending, Failure> {
+    fn finish(mut self, station: &Station, send_errors: u64) -> Result<Ending, Failure> {
+        let stats = station.stats();
         let seconds =
             Duration::from_nanos(self.last_reported.nanos_since(self.began)).as_secs_f64();
         let notices = self.options.texts.len();
@@ -306,7 +314,13 @@ impl<'a> Send<'a> {
             datagrams_sent: stats.datagrams_sent,
             repairs_sent: stats.repairs_sent,
             nacks_received: stats.nacks_received,
+            parity_sent: stats.parity_sent,
+            copies_sent: stats.copies_sent,
+            expired: stats.messages_expired,
+            superseded: stats.messages_superseded,
             send_errors,
+            losses: LossSummary::of(station),
+            receivers: ReceiverLine::worst_of(station),
             open_lab: self.options.open_lab,
         };
         let text = self.in_words(&summary);

@@ -14,11 +14,11 @@ use crate::notice::{
     Inbox, Notice, NoticeError, NoticeId, Outgoing, Receipts, Received, Roster, RosterConfig, Tally,
 };
 use crate::proto::{
-    Config, Delivery, Destination, Discard, EndReason, Endpoint, Event, Join, Origin, PublishError,
-    Resume, Stats, TransmitBatch,
+    Blame, Config, Delivery, Destination, Discard, EndReason, Endpoint, Event, Join, Origin,
+    PublishError, Resume, Stats, Terms, TransmitBatch,
 };
 use crate::time::Timestamp;
-use crate::wire::{self, GroupId, Lane, SeqNo, SeqRange, SourceId, StreamId};
+use crate::wire::{self, GroupId, Lane, SeqNo, SeqRange, SkipReason, SourceId, StreamId};
 
 /// Stations named in one request for reports; when more are missing, all are asked.
 const ASKED_BY_NAME_MAX: usize = 128;
@@ -91,6 +91,60 @@ pub enum StationEvent {
         stream: StreamId,
         /// Which.
         seqs: SeqRange,
+    },
+    /// Numbers that their source took back.
+    Skipped {
+        /// Whose.
+        origin: Origin,
+        /// On which stream.
+        stream: StreamId,
+        /// Which.
+        seqs: SeqRange,
+        /// Why.
+        why: SkipReason,
+    },
+    /// A loss of ours is over: whose fault it was.
+    LossJudged {
+        /// On which stream.
+        stream: StreamId,
+        /// Where it was.
+        blame: Blame,
+        /// How many asked.
+        askers: usize,
+    },
+    /// A receiver of ours has left the group's pace: it catches up alone.
+    PaceLeft {
+        /// Who.
+        station: SourceId,
+        /// On which stream.
+        stream: StreamId,
+        /// How far it has come.
+        through: SeqNo,
+    },
+    /// A receiver of ours is back in the group's pace.
+    PaceRejoined {
+        /// Who.
+        station: SourceId,
+        /// On which stream.
+        stream: StreamId,
+    },
+    /// A receiver of ours is so far behind that some of what it lacks cannot be had any more.
+    Evicted {
+        /// Who.
+        station: SourceId,
+        /// On which stream.
+        stream: StreamId,
+        /// What it cannot have.
+        seqs: SeqRange,
+    },
+    /// A source told us that we have left its pace, or are back in it.
+    PaceTold {
+        /// Whose.
+        origin: Origin,
+        /// On which stream.
+        stream: StreamId,
+        /// Left it.
+        is_behind: bool,
     },
     /// A workstation reported what it has.
     Reported {
@@ -198,7 +252,8 @@ impl Station {
         }
     }
 
-    /// Sends a notice to `groups`, to all of them or to none; where in which streams it lies.
+    /// Sends a notice to `groups`, to all of them or to none; where in which streams it lies. Once it expires it is not
+    /// repaired any more; it takes the place of the last one that was sent with the same `supersedes`.
     ///
     /// # Errors
     /// [`BroadcastError`]; nothing has been sent then.
@@ -208,6 +263,7 @@ impl Station {
         groups: &[GroupId],
         lane: Lane,
         notice: &Notice,
+        supersedes: Option<u64>,
     ) -> Result<Vec<(StreamId, SeqRange)>, BroadcastError> {
         let payload = notice.encode()?;
         let streams: BTreeSet<_> = groups
@@ -216,9 +272,19 @@ impl Station {
             .collect();
         let streams: Vec<_> = streams.into_iter().collect();
         self.endpoint.accepts(&streams, payload.len())?;
+        let lives_ns = |expires: u64| expires.saturating_sub(notice.sent_ns);
+        let terms = Terms {
+            expires: notice
+                .expires_ns
+                .map(|expires| now.plus_nanos(lives_ns(expires))),
+            supersedes,
+        };
         let mut parts = Vec::with_capacity(streams.len());
         for stream in streams {
-            parts.push((stream, self.endpoint.publish(now, stream, payload.clone())?));
+            let range = self
+                .endpoint
+                .publish_under(now, stream, payload.clone(), terms)?;
+            parts.push((stream, range));
             self.published.insert(stream);
         }
         self.refresh_expected(now);
@@ -382,6 +448,56 @@ impl Station {
                 origin,
                 stream,
                 seqs,
+            },
+            Event::Skipped {
+                origin,
+                stream,
+                seqs,
+                why,
+            } => StationEvent::Skipped {
+                origin,
+                stream,
+                seqs,
+                why,
+            },
+            Event::LossJudged {
+                stream,
+                blame,
+                askers,
+            } => StationEvent::LossJudged {
+                stream,
+                blame,
+                askers,
+            },
+            Event::PaceLeft {
+                station,
+                stream,
+                through,
+            } => StationEvent::PaceLeft {
+                station,
+                stream,
+                through,
+            },
+            Event::PaceRejoined { station, stream } => {
+                StationEvent::PaceRejoined { station, stream }
+            }
+            Event::Evicted {
+                station,
+                stream,
+                seqs,
+            } => StationEvent::Evicted {
+                station,
+                stream,
+                seqs,
+            },
+            Event::PaceTold {
+                origin,
+                stream,
+                is_behind,
+            } => StationEvent::PaceTold {
+                origin,
+                stream,
+                is_behind,
             },
             Event::NameConflict { from } => StationEvent::NameConflict { from },
             Event::Delivered(delivery) => self.receive(delivery, wall_ns),

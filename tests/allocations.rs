@@ -16,7 +16,7 @@ use floorcast::proto::{
 use floorcast::time::Timestamp;
 use floorcast::wire::{
     Advert, DatagramWriter, FloorId, GroupId, Header, Lane, Message, Place, QuantDuration, Segment,
-    SeqNo, SessionId, SourceId, StreamId, decode,
+    Sending, SeqNo, SessionId, SourceId, StreamId, decode,
 };
 
 const FLOOR: FloorId = FloorId(3);
@@ -273,6 +273,7 @@ fn datagram(step: u64) -> Bytes {
         trail: SeqNo::ZERO,
         backoff: QuantDuration::default(),
         age: QuantDuration::default(),
+        is_coded: false,
     };
     let segment = Segment {
         place: Place::Whole,
@@ -280,7 +281,7 @@ fn datagram(step: u64) -> Bytes {
     };
     for n in 0..SEGMENTS_PER_DATAGRAM {
         let seq = SeqNo(step * SEGMENTS_PER_DATAGRAM + n);
-        assert!(writer.segment(stream(), seq, &advert, false, &segment));
+        assert!(writer.segment(stream(), seq, &advert, Sending::New, &segment));
     }
     writer.finish();
     shared(&bytes)

@@ -23,9 +23,10 @@ use floorcast::proto::{
 use floorcast::rng::Rng;
 use floorcast::time::Timestamp;
 use floorcast::wire::{
-    self, About, Advert, DATAGRAM_BYTES_MAX, DatagramWriter, Echo, FloorId, GroupId, HEADER_BYTES,
-    Header, Heartbeat, Lane, Message, OPEN_LAB_KEY, Place, QuantCount, QuantDuration, RollCall,
-    RosterEntry, Segment, SeqNo, SeqRange, SessionId, SourceId, Squelch, StreamId, decode,
+    self, About, Advert, BLOCK_LEN, Block, BlockNeed, DATAGRAM_BYTES_MAX, DatagramWriter, Echo,
+    FloorId, GroupId, HEADER_BYTES, Header, Heartbeat, Lane, Message, OPEN_LAB_KEY, Pace, Parity,
+    Place, QuantCount, QuantDuration, RollCall, RosterEntry, Segment, Sending, SeqNo, SeqRange,
+    SessionId, SkipReason, SourceId, Squelch, StreamId, decode,
 };
 
 const FLOOR: FloorId = FloorId(0x0f10_0f10);
@@ -285,12 +286,18 @@ impl Lab {
             let mut is_ours = false;
             for message in decoded.messages() {
                 match message {
-                    Message::Data(data) if data.is_repair => self.seen.repaired += bytes,
-                    Message::Squelch(_) => self.seen.squelched += bytes,
-                    Message::Data(_) | Message::Heartbeat(_) => is_ours = true,
+                    Message::Data(data) if data.sending == Sending::Repair => {
+                        self.seen.repaired += bytes
+                    }
+                    Message::Parity(_) => self.seen.repaired += bytes,
+                    Message::Squelch(_) | Message::Skip(_) => self.seen.squelched += bytes,
+                    Message::Data(_) | Message::Heartbeat(_) | Message::Scouts(_) => is_ours = true,
                     Message::Nack(nack) if nack.source == SENDER.source => is_ours = true,
+                    Message::Need(need) if need.source == SENDER.source => is_ours = true,
                     Message::Report(report) if report.source == SENDER.source => is_ours = true,
-                    Message::Nack(_) | Message::Report(_) => self.seen.answered += bytes,
+                    Message::Nack(_) | Message::Need(_) | Message::Report(_) | Message::Pace(_) => {
+                        self.seen.answered += bytes
+                    }
                     message => panic!("{side:?} sent {message:?}"),
                 }
             }
@@ -546,7 +553,7 @@ fn absurd_message(rng: &mut Rng, writer: &mut DatagramWriter<'_>) {
     } else {
         StreamId::new(GroupId(u32(rng) >> 2), Lane::ALL[index(rng, 3)])
     };
-    match rng.below(12) {
+    match rng.below(17) {
         0..=2 => {
             writer.heartbeat(&Heartbeat {
                 stream,
@@ -557,6 +564,7 @@ fn absurd_message(rng: &mut Rng, writer: &mut DatagramWriter<'_>) {
                 grtt: QuantDuration(u8(rng)),
                 group_size: QuantCount(u8(rng)),
                 age: QuantDuration(u8(rng)),
+                is_coded: rng.chance(0.1),
                 is_closed: rng.chance(0.1),
             });
         }
@@ -569,7 +577,13 @@ fn absurd_message(rng: &mut Rng, writer: &mut DatagramWriter<'_>) {
         8 => {
             let lost = absurd_ranges(rng);
             let about = absurd_about(rng, stream);
-            writer.report(&about, SeqNo(number(rng)), SeqNo(number(rng)), lost);
+            writer.report(
+                &about,
+                SeqNo(number(rng)),
+                SeqNo(number(rng)),
+                u32(rng),
+                lost,
+            );
         }
         9 => {
             let trail = SeqNo(number(rng));
@@ -583,6 +597,38 @@ fn absurd_message(rng: &mut Rng, writer: &mut DatagramWriter<'_>) {
         10 => {
             let groups: Vec<_> = (0..rng.below(40)).map(|_| GroupId(u32(rng) >> 2)).collect();
             writer.presence("Mallory", rng.chance(0.5), &groups);
+        }
+        11 => absurd_parity(rng, writer, stream),
+        12 => {
+            let why = [SkipReason::Expired, SkipReason::Superseded][index(rng, 2)];
+            writer.skip(stream, why, absurd_ranges(rng));
+        }
+        13 => {
+            let about = absurd_about(rng, stream);
+            let mut first = number(rng) / BLOCK_LEN * BLOCK_LEN;
+            let needs: Vec<_> = (0..rng.below(40))
+                .map(|_| {
+                    first += BLOCK_LEN * (1 + rng.below(3));
+                    BlockNeed {
+                        block: absurd_block(rng, first),
+                        shards: 1 + u8(rng) % 64,
+                        next_index: u8(rng) % 65,
+                    }
+                })
+                .collect();
+            writer.need(&about, needs);
+        }
+        14 => {
+            let station = [RECEIVER, SENDER][index(rng, 2)].source;
+            writer.pace(&Pace {
+                stream,
+                station,
+                is_behind: rng.chance(0.5),
+            });
+        }
+        15 => {
+            let scouts = [RECEIVER.source, SENDER.source, SourceId(rng.bits())];
+            writer.scouts(&scouts[..index(rng, 4)]);
         }
         _ => {
             let (token, group) = (u32(rng), GroupId(u32(rng) >> 2));
@@ -599,6 +645,37 @@ fn absurd_message(rng: &mut Rng, writer: &mut DatagramWriter<'_>) {
     }
 }
 
+fn absurd_block(rng: &mut Rng, first: u64) -> Block {
+    Block {
+        first: SeqNo(first),
+        len: u8(rng) % 65,
+    }
+}
+
+fn absurd_parity(rng: &mut Rng, writer: &mut DatagramWriter<'_>, stream: StreamId) {
+    let first = number(rng) / BLOCK_LEN * BLOCK_LEN;
+    let bytes = 2 + 2 * rng.below(300);
+    let shard = random_bytes(rng, bytes);
+    let block = Block {
+        len: 1 + u8(rng) % 64,
+        ..absurd_block(rng, first)
+    };
+    for _ in 0..1 + rng.below(3) {
+        writer.parity(&Parity {
+            stream,
+            advert: Advert {
+                trail: SeqNo(rng.below(3).min(first)),
+                backoff: QuantDuration(u8(rng)),
+                age: QuantDuration(u8(rng)),
+                is_coded: true,
+            },
+            block,
+            index: u8(rng) % 64,
+            shard: &shard,
+        });
+    }
+}
+
 fn absurd_data(rng: &mut Rng, writer: &mut DatagramWriter<'_>, stream: StreamId) {
     // A high trail gives up everything below it; a low one keeps windows full.
     let trail = SeqNo(if rng.chance(0.9) {
@@ -610,6 +687,7 @@ fn absurd_data(rng: &mut Rng, writer: &mut DatagramWriter<'_>, stream: StreamId)
         trail,
         backoff: QuantDuration(u8(rng)),
         age: QuantDuration(u8(rng)),
+        is_coded: rng.chance(0.1),
     };
     let mut seq = if rng.chance(0.5) {
         trail.plus(rng.below(2_000))
@@ -634,8 +712,12 @@ fn absurd_data(rng: &mut Rng, writer: &mut DatagramWriter<'_>, stream: StreamId)
             place,
             payload: &payload[..len],
         };
-        let is_repair = rng.chance(0.2);
-        if !writer.segment(stream, seq, &advert, is_repair, &segment) {
+        let sending = match rng.below(6) {
+            0 => Sending::Repair,
+            1 => Sending::Copy,
+            _ => Sending::New,
+        };
+        if !writer.segment(stream, seq, &advert, sending, &segment) {
             return;
         }
         seq = seq.plus(1 + rng.below(3) * rng.below(50));
@@ -703,6 +785,8 @@ fn has_uncapped_numbers(bytes: &[u8]) -> bool {
         Message::Data(data) => data.first.0 > ABSURD_MAX,
         Message::Heartbeat(heartbeat) => heartbeat.next.0 > ABSURD_MAX,
         Message::Squelch(squelch) => squelch.trail.0 > ABSURD_MAX,
+        Message::Parity(parity) => parity.block.first.0 > ABSURD_MAX,
+        Message::Skip(skip) => skip.runs().any(|run| run.end().0 > ABSURD_MAX),
         _ => false,
     })
 }
@@ -735,7 +819,14 @@ fn exercise(bytes: &[u8]) {
                 );
             }
             Message::Heartbeat(heartbeat) => assert!(heartbeat.trail <= heartbeat.next),
-            Message::Squelch(_) | Message::RollCall(_) | Message::Unknown(_) => (),
+            Message::Skip(skip) => assert!(skip.runs().count() > 0),
+            Message::Parity(parity) => assert!(!parity.shard.is_empty()),
+            Message::Need(need) => assert!(need.blocks().count() > 0),
+            Message::Scouts(scouts) => {
+                let _ = scouts.contains(SourceId(1));
+            }
+            Message::Squelch(_) | Message::Pace(_) | Message::RollCall(_) | Message::Unknown(_) => {
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ use floorcast::proto::{
 use floorcast::time::Timestamp;
 use floorcast::wire::{
     Advert, DATAGRAM_BYTES_MAX, DatagramWriter, FloorId, GroupId, Header, Heartbeat, Lane,
-    MESSAGE_BYTES_MAX, Place, QuantCount, QuantDuration, Segment, SeqNo, SessionId, SourceId,
-    StreamId,
+    MESSAGE_BYTES_MAX, Place, QuantCount, QuantDuration, Segment, Sending, SeqNo, SessionId,
+    SourceId, StreamId,
 };
 
 const FLOOR: FloorId = FloorId(7);
@@ -73,7 +73,13 @@ fn a_half_closed_source_lets_the_endpoint_sleep() {
 fn a_closed_session_is_reported() {
     let mut receiver = Lab::new(|_| ());
     receiver.hand(&datagram(10, |writer| {
-        assert!(writer.segment(stream(Lane::Routine), SeqNo(0), &advert(0), false, &EMPTY));
+        assert!(writer.segment(
+            stream(Lane::Routine),
+            SeqNo(0),
+            &advert(0),
+            Sending::New,
+            &EMPTY
+        ));
         assert!(writer.heartbeat(&heartbeat(Lane::Routine, 1, 0, true)));
     }));
     receiver.drain();
@@ -109,7 +115,13 @@ fn empty_segments_fill_the_receive_buffer_too() {
                 receiver.hand(&datagram(source, |writer| {
                     for n in 0..16_000 {
                         let seq = SeqNo(1 + chunk * 16_000 + n);
-                        assert!(writer.segment(stream(lane), seq, &advert(0), false, &EMPTY));
+                        assert!(writer.segment(
+                            stream(lane),
+                            seq,
+                            &advert(0),
+                            Sending::New,
+                            &EMPTY
+                        ));
                     }
                 }));
             }
@@ -133,7 +145,7 @@ fn messages_that_only_begin_take_little() {
     for source in 10..266 {
         receiver.hand(&datagram(source, |writer| {
             for lane in Lane::ALL {
-                assert!(writer.segment(stream(lane), SeqNo(0), &advert(0), false, &begin));
+                assert!(writer.segment(stream(lane), SeqNo(0), &advert(0), Sending::New, &begin));
             }
         }));
     }
@@ -169,7 +181,13 @@ fn many_gaps_draw_few_nacks() {
         receiver.hand(&datagram(10, |writer| {
             for n in 0..1_000 {
                 let seq = SeqNo((chunk * 1_000 + n) * 34 + 1);
-                assert!(writer.segment(stream(Lane::Routine), seq, &advert(0), false, &EMPTY));
+                assert!(writer.segment(
+                    stream(Lane::Routine),
+                    seq,
+                    &advert(0),
+                    Sending::New,
+                    &EMPTY
+                ));
             }
         }));
     }
@@ -188,29 +206,23 @@ fn a_repair_first_is_no_farewell() {
     let mut receiver = Lab::joining(Join::Lead, |_| ());
     // Old enough that the receiver was not there first.
     receiver.now = Timestamp::from_nanos(1_000);
-    let segment = |seq: u64, is_repair| {
+    let segment = |seq: u64, sending| {
         datagram(10, |writer| {
             let advert = Advert {
                 age: QuantDuration(200),
                 ..advert(0)
             };
-            assert!(writer.segment(
-                stream(Lane::Routine),
-                SeqNo(seq),
-                &advert,
-                is_repair,
-                &EMPTY
-            ));
+            assert!(writer.segment(stream(Lane::Routine), SeqNo(seq), &advert, sending, &EMPTY));
         })
     };
-    receiver.hand(&segment(4, true));
+    receiver.hand(&segment(4, Sending::Repair));
     // Another source's timers make the receiver look at all of them.
     let closing = heartbeat(Lane::Routine, 5, 0, true);
     receiver.hand(&datagram(11, |writer| assert!(writer.heartbeat(&closing))));
     while receiver.now < Timestamp::from_nanos(1_000_000_000) {
         receiver.sleep();
     }
-    receiver.hand(&segment(9, false));
+    receiver.hand(&segment(9, Sending::New));
     assert_eq!(receiver.end.stats().messages_delivered, 1);
 }
 
@@ -305,6 +317,7 @@ fn advert(trail: u64) -> Advert {
         trail: SeqNo(trail),
         backoff: QuantDuration::default(),
         age: QuantDuration::default(),
+        is_coded: false,
     }
 }
 
@@ -318,6 +331,7 @@ fn heartbeat(lane: Lane, next: u64, trail: u64, is_closed: bool) -> Heartbeat {
         grtt: QuantDuration(60),
         group_size: QuantCount(1),
         age: QuantDuration::default(),
+        is_coded: false,
         is_closed,
     }
 }

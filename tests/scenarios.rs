@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use floorcast::notice::{Notice, NoticeId, TEXT_BYTES_MAX};
 use floorcast::proto::{
-    DatagramBytes, GroupSize, Join, Origin, Rate, SILENCE_NS, SendWindowLen, Stats,
+    Backoff, DatagramBytes, GroupSize, Join, Origin, Rate, SILENCE_NS, SendWindowLen, Stats,
 };
 use floorcast::rng::Rng;
 use floorcast::sim::{Link, Loss, Network, NodeId, NodeSpec};
@@ -31,10 +31,10 @@ const MILLISECOND_NS: u64 = 1_000_000;
 // 1 to 5: repairs.
 
 /// Goal: a lone loser has its repair one round trip after it could know, whoever else listens. Method: 500 receivers, a
-/// notice every 100 us, one of them lost by one receiver; zero back-off.
+/// notice every 100 us, one of them lost by one receiver; zero back-off, no copies.
 #[test]
 fn a_lone_loss_in_a_stream_is_repaired_within_a_round_trip() {
-    let mut floor = Floor::new(1, 500);
+    let mut floor = Floor::asking(1, 500);
     let loser = floor.receivers[250];
     floor.stream(50, 100);
     floor.lose(loser, 1);
@@ -98,7 +98,7 @@ fn a_lost_last_message_is_complete_within_a_millisecond() {
 /// datagrams of twenty are lost, then finds the rest in its socket: one NACK datagram names all ten.
 #[test]
 fn ten_gaps_found_at_once_take_one_nack() {
-    let mut floor = Floor::new(3, 20);
+    let mut floor = Floor::asking(3, 20);
     let loser = floor.receivers[7];
     floor.stream(20, 100);
     floor.network.stop(loser);
@@ -121,7 +121,8 @@ fn ten_gaps_found_at_once_take_one_nack() {
 fn ten_gaps_in_a_stream_are_repaired_in_time() {
     for (backoff_ms, nacks_max) in [(0, 10), (5, 9)] {
         let mut floor = Floor::with(3, 20, |spec| {
-            spec.config.backoff = Duration::from_millis(backoff_ms);
+            spec.config.tuning.backoff = Backoff::Fixed(Duration::from_millis(backoff_ms));
+            spec.config.tuning.copies = false;
         });
         let loser = floor.receivers[7];
         floor.stream(20, 100);
@@ -152,7 +153,8 @@ fn ten_gaps_in_a_stream_are_repaired_in_time() {
 fn a_common_loss_takes_one_multicast_repair() {
     for (backoff_ms, nacks_max) in [(0, 500), (5, 20)] {
         let mut floor = Floor::with(4, 500, |spec| {
-            spec.config.backoff = Duration::from_millis(backoff_ms);
+            spec.config.tuning.backoff = Backoff::Fixed(Duration::from_millis(backoff_ms));
+            spec.config.tuning.copies = false;
         });
         floor.stream(300, 100);
         floor.network.uplink(floor.source).loss = script(1);
@@ -184,7 +186,8 @@ fn a_common_loss_takes_one_multicast_repair() {
 #[test]
 fn the_first_gap_of_a_session_is_backed_off_too() {
     let mut floor = Floor::with(4, 500, |spec| {
-        spec.config.backoff = Duration::from_millis(5);
+        spec.config.tuning.backoff = Backoff::Fixed(Duration::from_millis(5));
+        spec.config.tuning.copies = false;
     });
     floor.network.uplink(floor.source).loss = script(1);
     floor.publish("lost by all");
@@ -200,7 +203,7 @@ fn the_first_gap_of_a_session_is_backed_off_too() {
 /// Goal: a burst lost by everybody is repaired for everybody. Method: 50 datagrams in a row lost on the source's cable.
 #[test]
 fn a_burst_lost_by_all_is_repaired_for_all() {
-    let mut floor = Floor::new(5, 100);
+    let mut floor = Floor::asking(5, 100);
     floor.stream(50, 100);
     floor.network.uplink(floor.source).loss = script(50);
     let lost = floor.stream(50, 100);
@@ -418,7 +421,7 @@ fn a_source_that_closes_under_loss_leaves_no_doubt() {
 /// Goal: what a closed source does not repair is reported lost before the end. Method: as above, and the receiver cannot ask.
 #[test]
 fn what_a_closed_source_did_not_repair_is_lost_before_the_end() {
-    let mut floor = Floor::new(7, 1);
+    let mut floor = Floor::asking(7, 1);
     floor.record();
     floor.stream(5, 1_000);
     floor.network.uplink(floor.receivers[0]).is_up = false;
@@ -860,6 +863,11 @@ impl Floor {
         Self::with(seed, receivers, |_| {})
     }
 
+    /// The same, without copies: what is lost has to be asked for.
+    fn asking(seed: u64, receivers: usize) -> Self {
+        Self::with(seed, receivers, |spec| spec.config.tuning.copies = false)
+    }
+
     /// A source as `configure` wants it, and receivers that do not announce themselves.
     fn with(seed: u64, receivers: usize, configure: impl FnOnce(&mut NodeSpec)) -> Self {
         let mut floor = Self::empty(seed);
@@ -1123,7 +1131,14 @@ fn story() -> Vec<String> {
                 StationEvent::SessionEnded { reason, .. } => (reason.as_str(), None),
                 StationEvent::Notice { at, .. } => ("notices", Some(at.seqs)),
                 StationEvent::Lost { seqs, .. } => ("lost", Some(*seqs)),
-                StationEvent::Reported { .. } => continue,
+                StationEvent::Skipped { seqs, .. } => ("skipped", Some(*seqs)),
+                // What sources are told.
+                StationEvent::Reported { .. }
+                | StationEvent::LossJudged { .. }
+                | StationEvent::PaceLeft { .. }
+                | StationEvent::PaceRejoined { .. }
+                | StationEvent::Evicted { .. }
+                | StationEvent::PaceTold { .. } => continue,
                 _ => ("unforeseen", None),
             };
             match (chapters.last_mut(), chapter) {

@@ -17,7 +17,7 @@ use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{Placed, Station, StationConfig, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{GroupId, SeqRange, SessionId, SourceId, StreamId};
+use crate::wire::{GroupId, SeqRange, SessionId, SkipReason, SourceId, StreamId};
 
 use exec::Exec;
 use state::{State, StateError};
@@ -288,8 +288,75 @@ impl<'a> Show<'a> {
                 }
                 Ok(())
             }
-            StationEvent::Again { .. } | StationEvent::Reported { .. } => Ok(()),
+            StationEvent::Skipped {
+                origin,
+                stream,
+                seqs,
+                why,
+            } => self.skipped(*origin, *stream, *seqs, *why),
+            StationEvent::PaceTold {
+                origin,
+                stream,
+                is_behind,
+            } => self.pace_told(*origin, *stream, *is_behind),
+            // What concerns sources: an agent publishes nothing.
+            StationEvent::Again { .. }
+            | StationEvent::Reported { .. }
+            | StationEvent::LossJudged { .. }
+            | StationEvent::PaceLeft { .. }
+            | StationEvent::PaceRejoined { .. }
+            | StationEvent::Evicted { .. } => Ok(()),
         }
+    }
+
+    fn skipped(
+        &mut self,
+        origin: Origin,
+        stream: StreamId,
+        seqs: SeqRange,
+        why: SkipReason,
+    ) -> Result<(), PrintError> {
+        self.name_session(origin.source)?;
+        let (from, group) = (self.name(origin.source), self.group(stream));
+        let line = Line::Skipped {
+            from: &from,
+            group: &group,
+            lane: stream.lane().as_str(),
+            first: seqs.first().0,
+            last: seqs.last().0,
+            why: why.as_str(),
+        };
+        let text = format!(
+            "-- {} took back to {group}: numbers {} to {} ({})",
+            for_eyes(&from),
+            seqs.first(),
+            seqs.last(),
+            why.as_str()
+        );
+        self.printer.print(&line, &text)
+    }
+
+    fn pace_told(
+        &mut self,
+        origin: Origin,
+        stream: StreamId,
+        is_behind: bool,
+    ) -> Result<(), PrintError> {
+        let (from, group) = (self.name(origin.source), self.group(stream));
+        let state = if is_behind { "left" } else { "rejoined" };
+        if is_behind {
+            tracing::warn!(
+                "this workstation cannot keep up with {} on {group}: it catches up alone",
+                for_eyes(&from)
+            );
+        }
+        let line = Line::Pace {
+            from: &from,
+            group: &group,
+            lane: stream.lane().as_str(),
+            state,
+        };
+        self.printer.print(&line, "")
     }
 
     fn lost(&mut self, origin: Origin, stream: StreamId, seqs: SeqRange) -> Result<(), PrintError> {
@@ -396,6 +463,12 @@ fn remember(state: &mut State, event: &StationEvent) {
             origin,
             stream,
             seqs,
+        }
+        | StationEvent::Skipped {
+            origin,
+            stream,
+            seqs,
+            ..
         } => state.advance(*origin, *stream, *seqs, true),
         _ => {}
     }

@@ -193,6 +193,7 @@ fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         groups,
         lane: args.lane.into(),
         expires: args.expires,
+        supersede: args.supersede,
         wait: args.wait,
         texts,
         is_json: args.json,

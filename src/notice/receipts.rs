@@ -41,8 +41,18 @@ impl Marks {
                 *self = newer;
             }
         } else if newer.joined > self.joined {
-            self.lost.extend(SeqRange::new(self.through, newer.joined));
-            self.lost.extend(newer.lost);
+            // From its joining on, as far as it has come, the newer life knows best; it says so again in each report.
+            let kept = self.lost.iter().flat_map(|run| {
+                let before = SeqRange::new(run.first(), run.end().min(newer.joined));
+                let after = SeqRange::new(run.first().max(newer.through), run.end());
+                before.into_iter().chain(after)
+            });
+            let mut lost: Vec<_> = kept
+                .chain(SeqRange::new(self.through, newer.joined))
+                .chain(newer.lost)
+                .collect();
+            lost.sort_unstable();
+            self.lost = lost;
             self.through = self.through.max(newer.through);
             self.bound();
         } else {
@@ -325,6 +335,31 @@ mod tests {
 
     fn stream(group: u32) -> StreamId {
         StreamId::new(GroupId(group), Lane::Routine)
+    }
+
+    /// A late joiner whose `joined` moves behind the message it came into says the same again in every report.
+    #[test]
+    fn reports_of_a_later_life_do_not_pile_up() {
+        let told = |joined, through| Marks {
+            joined: SeqNo(joined),
+            through: SeqNo(through),
+            lost: (0..60)
+                .map(|i| range(2_000 + 10 * i, 2_001 + 10 * i))
+                .collect(),
+        };
+        let mut marks = Marks {
+            joined: SeqNo(5),
+            through: SeqNo(100),
+            lost: vec![range(20, 30), range(90, 110)],
+        };
+        for through in 3_000..3_050 {
+            marks.merge(told(102, through));
+        }
+        assert_eq!(marks.lost.len(), 60 + 3, "{:?}", marks.lost);
+        assert_eq!(
+            marks.lost[..3],
+            [range(20, 30), range(90, 102), range(100, 102)]
+        );
     }
 
     fn range(first: u64, end: u64) -> SeqRange {

@@ -1,11 +1,11 @@
 //! What an endpoint is told before it starts. Each value is a type that cannot hold a wrong one, so any `Config` that
 //! can be built is valid.
 
-use std::time::Duration;
-
 use thiserror::Error;
 
 use crate::wire::{DATAGRAM_BYTES_MAX, FloorId, SessionId, SourceId};
+
+use super::tuning::Tuning;
 
 /// A configuration value outside its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -96,6 +96,23 @@ bounded! {
     GroupSize, "group size", "receivers", 1, 1_000_000, 100
 }
 
+bounded! {
+    /// A share of the receivers. 95 of 100: one workstation in twenty may be slow without slowing the floor.
+    Percent, "share", "percent", 1, 100, 95
+}
+
+/// Whose pace the source keeps (R-FLOW-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The configured rate, whoever can follow.
+    Rate,
+    /// The configured rate, but never further ahead of the slowest of this share of the receivers than half the send
+    /// window: who is slower than that catches up alone.
+    Quorum(Percent),
+    /// None: as fast as the system takes it.
+    None,
+}
+
 /// Where a receiver that meets a session after its start begins (R-JOIN-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
@@ -130,11 +147,15 @@ pub struct Config {
     pub receive_window_len: ReceiveWindowLen,
     /// What it buffers out of order.
     pub receive_bytes: ReceiveBytes,
-    /// The back-off it advertises: how long a receiver may wait at most before it asks. Zero lets a lone loser ask at
-    /// once (R-BACK-1).
-    pub backoff: Duration,
     /// How many receivers it counts on.
     pub group_size: GroupSize,
+    /// Whose pace it keeps.
+    pub flow: Flow,
+    /// Whether its rate follows the loss that is reported: halved when there is much, raised step by step when there is
+    /// little (R-FLOW-4).
+    pub is_rate_adaptive: bool,
+    /// How it repairs, and asks for repair.
+    pub tuning: Tuning,
 }
 
 impl Config {
@@ -151,8 +172,10 @@ impl Config {
             send_window_len: SendWindowLen::RECOMMENDED,
             receive_window_len: ReceiveWindowLen::RECOMMENDED,
             receive_bytes: ReceiveBytes::RECOMMENDED,
-            backoff: Duration::ZERO,
             group_size: GroupSize::RECOMMENDED,
+            flow: Flow::Rate,
+            is_rate_adaptive: false,
+            tuning: Tuning::RECOMMENDED,
         }
     }
 }

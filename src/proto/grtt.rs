@@ -4,12 +4,9 @@ use crate::time::Timestamp;
 use crate::wire::{Echo, QuantDuration};
 use std::time::Duration;
 
-/// What a source assumes before the first echo: five times a busy LAN's round trip.
-const INITIAL_NS: u64 = 1_000_000;
-/// A LAN round trip through two desktops is rarely shorter; below it timers only make noise.
-const FLOOR_NS: u64 = 100_000;
-/// Longer than this is a workstation that slept, not a network.
-const CAP_NS: u64 = 1_000_000_000;
+use super::tuning::{
+    GRTT_CAP_NS as CAP_NS, GRTT_FLOOR_NS as FLOOR_NS, GRTT_INITIAL_NS as INITIAL_NS,
+};
 
 /// One sample above moves the estimate up by this many 64ths, one below moves it down by one: it rests where nine
 /// samples of ten are below.

@@ -39,16 +39,24 @@
 //! ```
 
 mod backoff;
+mod blame;
+mod blocks;
 mod config;
+mod fec;
+mod flow;
 mod grtt;
+mod ledger;
 mod output;
 mod pacer;
+mod parity;
 mod publication;
 mod receiver;
 mod reception;
 mod sender;
 mod stats;
+mod terms;
 mod transmit;
+mod tuning;
 mod window;
 
 use std::collections::VecDeque;
@@ -62,15 +70,19 @@ use crate::wire::{
     self, DatagramWriter, DecodeError, GroupId, Header, Message, OPEN_LAB_KEY, SeqRange, StreamId,
 };
 
+pub use blame::Blame;
 pub use config::{
-    Config, ConfigError, DatagramBytes, GroupSize, Join, Rate, ReceiveBytes, ReceiveWindowLen,
-    SendWindowBytes, SendWindowLen,
+    Config, ConfigError, DatagramBytes, Flow, GroupSize, Join, Percent, Rate, ReceiveBytes,
+    ReceiveWindowLen, SendWindowBytes, SendWindowLen,
 };
+pub use ledger::{ReceiverAccount, Subnet};
 pub use output::{Delivery, EndReason, Event, Origin};
 pub use receiver::{Resume, SILENCE_NS};
 pub use sender::PublishError;
 pub use stats::Stats;
+pub use terms::Terms;
 pub use transmit::{Destination, TransmitBatch};
+pub use tuning::{Backoff, Fec, Tuning};
 
 use output::Output;
 use receiver::Receiver;
@@ -120,6 +132,9 @@ pub enum Discard {
     /// Meant for another source, session or stream.
     #[error("not meant for us")]
     NotOurs,
+    /// More requests than its sender may make.
+    #[error("more requests than one receiver may make")]
+    Budget,
     /// A message type that this version does not know.
     #[error("of an unknown type")]
     Unknown,
@@ -140,6 +155,7 @@ impl Stats {
             Discard::Full => &mut self.discard_full,
             Discard::Sources => &mut self.discard_sources,
             Discard::NotOurs => &mut self.discard_not_ours,
+            Discard::Budget => &mut self.discard_budget,
             Discard::Unknown => &mut self.discard_unknown,
         };
         *counter += 1;
@@ -190,8 +206,23 @@ impl Endpoint {
         stream: StreamId,
         payload: Bytes,
     ) -> Result<SeqRange, PublishError> {
+        self.publish_under(now, stream, payload, Terms::default())
+    }
+
+    /// Publishes one message that is true only for a time, or takes the place of another one (R-SKIP-1).
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing has been published, and nothing taken back, then.
+    pub fn publish_under(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        payload: Bytes,
+        terms: Terms,
+    ) -> Result<SeqRange, PublishError> {
+        let (config, stats) = (&self.config, &mut self.out.stats);
         self.sender
-            .publish(now, stream, payload, &self.config, &mut self.out.stats)
+            .publish(now, stream, payload, terms, config, stats)
     }
 
     /// Listens to a group from now on. Sessions that began earlier are joined as `join` says.
@@ -268,8 +299,23 @@ impl Endpoint {
                         .handle_squelch(now, &header, &squelch, &mut self.out)
                 }
                 Message::Ask(ask) => self.receiver.handle_ask(now, &header, &ask),
-                Message::Nack(nack) => self.handle_nack(now, from, &nack),
-                Message::Report(report) => self.handle_report(now, &header, &report),
+                Message::Parity(parity) => self.receiver.handle_parity(
+                    now,
+                    &header,
+                    from,
+                    &parity,
+                    &datagram,
+                    &mut self.out,
+                ),
+                Message::Skip(skip) => {
+                    self.receiver
+                        .handle_skip(now, &header, &skip, &mut self.out)
+                }
+                Message::Scouts(scouts) => self.receiver.handle_scouts(now, &header, &scouts),
+                Message::Pace(pace) => self.receiver.handle_pace(&header, &pace, &mut self.out),
+                Message::Nack(nack) => self.handle_nack(now, &header, from, &nack),
+                Message::Need(need) => self.handle_need(now, &header, from, &need),
+                Message::Report(report) => self.handle_report(now, &header, from, &report),
                 Message::Presence(_) | Message::RollCall(_) | Message::Roster(_) => {
                     has_control = true;
                     Ok(())
@@ -307,7 +353,7 @@ impl Endpoint {
         self.receiver
             .poll_transmit(now, &mut self.identity, batch, &mut self.out);
         self.sender
-            .poll_transmit(now, &mut self.identity, batch, &mut self.out.stats);
+            .poll_transmit(now, &mut self.identity, batch, &mut self.out);
         transmit::count(batch, before, &mut self.out.stats);
         batch.len() > before
     }
@@ -352,6 +398,26 @@ impl Endpoint {
         self.receiver.buffered_bytes()
     }
 
+    /// What it knows of the receivers that have asked or reported.
+    pub fn receivers(&self) -> impl Iterator<Item = ReceiverAccount> {
+        self.sender.ledger().receivers()
+    }
+
+    /// The subnets that lost something of ours alone, and how often.
+    pub fn subnet_losses(&self) -> impl Iterator<Item = (Subnet, u64)> {
+        self.sender.ledger().subnet_losses()
+    }
+
+    /// The back-off that it advertises, nanoseconds.
+    pub fn backoff_ns(&self) -> u64 {
+        self.sender.backoff_ns()
+    }
+
+    /// The rate of its new data at present.
+    pub const fn data_rate(&self) -> Rate {
+        self.sender.rate()
+    }
+
     /// The group's round-trip time, as its receivers' echoes tell it, nanoseconds.
     pub const fn grtt_ns(&self) -> u64 {
         self.sender.grtt_ns()
@@ -381,27 +447,62 @@ impl Endpoint {
     fn handle_nack(
         &mut self,
         now: Timestamp,
+        header: &Header,
         from: SocketAddr,
         nack: &wire::Nack<'_>,
     ) -> Result<(), Discard> {
         if (nack.source, nack.session) != (self.config.source, self.config.session) {
             return Err(Discard::NotOurs);
         }
-        let squelch = self
-            .sender
-            .handle_nack(now, from, nack, &mut self.out.stats)?;
-        if let Some(squelch) = squelch {
-            self.send_control(Destination::Unicast(from), |writer| {
-                writer.squelch(&squelch);
-            });
-        }
+        let (station, out) = (header.source, &mut self.out);
+        let answer = self.sender.handle_nack(now, from, station, nack, out)?;
+        self.answer(from, answer);
         Ok(())
+    }
+
+    fn handle_need(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        from: SocketAddr,
+        need: &wire::Need<'_>,
+    ) -> Result<(), Discard> {
+        if (need.source, need.session) != (self.config.source, self.config.session) {
+            return Err(Discard::NotOurs);
+        }
+        let (station, out) = (header.source, &mut self.out);
+        let answer = self.sender.handle_need(now, from, station, need, out)?;
+        self.answer(from, answer);
+        Ok(())
+    }
+
+    fn answer(&mut self, to: SocketAddr, answer: sender::Answer) {
+        if answer.squelch.is_none() && answer.stream.is_none() {
+            return;
+        }
+        self.send_control(Destination::Unicast(to), |writer| {
+            if let Some(squelch) = answer.squelch {
+                writer.squelch(&squelch);
+            }
+            let first = answer.skipped.first().copied().flatten();
+            if let (Some(stream), Some((_, why))) = (answer.stream, first) {
+                let mut runs: Vec<_> = answer
+                    .skipped
+                    .iter()
+                    .flatten()
+                    .map(|(run, _)| *run)
+                    .collect();
+                runs.sort_unstable();
+                writer.skip(stream, why, runs);
+            }
+        });
     }
 
     fn handle_report(
         &mut self,
         now: Timestamp,
         header: &Header,
+        from: SocketAddr,
         report: &wire::Report<'_>,
     ) -> Result<(), Discard> {
         if (report.source, report.session) != (self.config.source, self.config.session) {
@@ -412,7 +513,8 @@ impl Endpoint {
             return Err(Discard::NotOurs);
         }
         self.out.stats.reports_received += 1;
-        self.sender.observe_echo(now, report.echo);
+        let station = (header.source, header.session);
+        self.sender.handle_report(now, from, station, report);
         self.out.push(Event::Reported {
             station: header.source,
             stream: report.stream,

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::wire::{SeqNo, SeqRange, SessionId, SourceId, StreamId};
+use crate::wire::{SeqNo, SeqRange, SessionId, SkipReason, SourceId, StreamId};
 
 use super::Stats;
+use super::blame::Blame;
 
 /// Whose life something belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +85,60 @@ pub enum Event {
         /// Which.
         seqs: SeqRange,
     },
+    /// Numbers that their source took back: nothing is missing.
+    Skipped {
+        /// Whose.
+        origin: Origin,
+        /// On which stream.
+        stream: StreamId,
+        /// Which.
+        seqs: SeqRange,
+        /// Why.
+        why: SkipReason,
+    },
+    /// A loss of ours is over: who was hit, as far as the requests tell (R-BLAME-1).
+    LossJudged {
+        /// On which stream.
+        stream: StreamId,
+        /// Where it was.
+        blame: Blame,
+        /// How many asked.
+        askers: usize,
+    },
+    /// A receiver of ours has left the group's pace: it catches up alone.
+    PaceLeft {
+        /// Who.
+        station: SourceId,
+        /// On which stream.
+        stream: StreamId,
+        /// How far it has come.
+        through: SeqNo,
+    },
+    /// A receiver of ours is back in the group's pace.
+    PaceRejoined {
+        /// Who.
+        station: SourceId,
+        /// On which stream.
+        stream: StreamId,
+    },
+    /// A receiver of ours is so far behind that some of what it lacks has left the send window.
+    Evicted {
+        /// Who.
+        station: SourceId,
+        /// On which stream.
+        stream: StreamId,
+        /// What it cannot have any more.
+        seqs: SeqRange,
+    },
+    /// A source told us that we have left its pace, or are back in it.
+    PaceTold {
+        /// Whose.
+        origin: Origin,
+        /// On which stream.
+        stream: StreamId,
+        /// Left it.
+        is_behind: bool,
+    },
     /// A receiver told what it has of one of our streams (R-REP-1).
     Reported {
         /// Who.
@@ -129,6 +184,23 @@ impl Output {
 
     pub(super) fn deliver(&mut self, delivery: Delivery) {
         self.push(Event::Delivered(delivery));
+    }
+
+    /// Numbers that were taken back.
+    pub(super) fn skipped(
+        &mut self,
+        origin: Origin,
+        stream: StreamId,
+        seqs: SeqRange,
+        why: SkipReason,
+    ) {
+        self.stats.segments_skipped += seqs.len();
+        self.push(Event::Skipped {
+            origin,
+            stream,
+            seqs,
+            why,
+        });
     }
 
     /// Numbers that adjoin the run reported last become part of it.

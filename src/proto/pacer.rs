@@ -8,6 +8,7 @@ use super::config::Rate;
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     rate: Rate,
+    burst_bytes: u64,
     burst_ns: u64,
     full_at: Timestamp,
 }
@@ -17,6 +18,7 @@ impl Bucket {
     pub(super) fn new(rate: Rate, burst_bytes: u64) -> Self {
         Self {
             rate,
+            burst_bytes,
             burst_ns: cost_ns(rate, burst_bytes),
             full_at: Timestamp::ZERO,
         }
@@ -30,6 +32,26 @@ impl Bucket {
     /// When something may be sent next.
     pub(super) fn ready_at(&self) -> Timestamp {
         Timestamp::from_nanos(self.full_at.as_nanos().saturating_sub(self.burst_ns))
+    }
+
+    /// Whether three quarters of the burst are left: what then goes out keeps nobody waiting.
+    pub(super) fn has_spare(&self, now: Timestamp) -> bool {
+        self.spare_at() <= now
+    }
+
+    /// When that is so.
+    pub(super) fn spare_at(&self) -> Timestamp {
+        Timestamp::from_nanos(self.full_at.as_nanos().saturating_sub(self.burst_ns / 4))
+    }
+
+    /// Refills at `rate` from now on; what was spent stays spent.
+    pub(super) fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
+        self.burst_ns = cost_ns(rate, self.burst_bytes);
+    }
+
+    pub(super) const fn rate(&self) -> Rate {
+        self.rate
     }
 
     /// Takes `bytes` out.

@@ -1,7 +1,7 @@
 //! One stream as its source keeps it: the send window, what is not yet sent, what is to be repaired, when the next
 //! heartbeat is due.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,23 +9,18 @@ use bytes::Bytes;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, Segment, SeqNo, SeqRange, StreamId,
+    Advert, BLOCK_LEN, Block, BlockNeed, Heartbeat, Lane, MESSAGE_BYTES_MAX, Place, QuantCount,
+    QuantDuration, Segment, SeqNo, SeqRange, SkipReason, StreamId,
 };
 
 use super::config::Config;
+use super::parity::{Asked, ParityOut};
+use super::terms::{TermBook, Terms};
 use super::transmit::Destination;
-
-/// First heartbeat after the last data: a quarter of a LAN's slow round trip, so that a lost last message is found
-/// within a millisecond (others: 100 ms to 1 s). Doubles from there (R-HB-2).
-const HEARTBEAT_FIRST_NS: u64 = 250_000;
-/// Longest silence of a source that has something to repair (R-HB-2).
-pub(super) const HEARTBEAT_MAX_NS: u64 = 1_000_000_000;
-/// Under steady data a heartbeat still goes out this often: it carries the clock for GRTT (R-HB-3).
-const HEARTBEAT_STEADY_NS: u64 = 20_000_000;
-/// Gaps between the heartbeats that say a session has ended: three of them, so that losing two does not matter (R-END-1).
-const CLOSING_GAPS_NS: [u64; 3] = [0, 1_000_000, 3_000_000];
-/// Numbers one NACK may ask for. More is cut off; what is still missing is asked for again (R-NACK-6).
-const NUMBERS_PER_NACK_MAX: u64 = 4_096;
+use super::tuning::{
+    BLOCK_SHARDS, CLOSING_GAPS_NS, COPIES_PER_TAIL, EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS,
+    HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX, Tuning,
+};
 
 /// A segment kept for sending and repair.
 #[derive(Debug)]
@@ -33,14 +28,44 @@ struct Slot {
     place: Place,
     payload: Bytes,
     repair: Repair,
+    /// When it was sent for the first time.
+    sent: Timestamp,
+    /// Bytes published on the stream before it.
+    offset: u64,
 }
+
+/// Runs told in answer to one request, so that no answer is larger than the smallest request (90 bytes).
+pub(super) const SKIPS_PER_ANSWER: usize = 2;
 
 /// Where a segment stands in its repair cycle.
 #[derive(Clone, Copy, Debug)]
 enum Repair {
     Idle,
     Queued(Destination),
+    /// Queued for one receiver that stands back (R-BUDGET-2).
+    QueuedAlone(Destination),
     Sent(Timestamp, Destination),
+}
+
+/// Who asks, and how it is to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) from: SocketAddr,
+    /// It stands back behind all others.
+    pub(super) is_alone: bool,
+    /// Losses have lately been common: what one lacks, others lack.
+    pub(super) is_for_all: bool,
+}
+
+/// What became of a request for one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// It goes out because of it.
+    Queued,
+    /// It was going out anyway.
+    Waiting,
+    /// It has just gone out, or somebody else's turn is first.
+    HeldOff,
 }
 
 /// What a NACK brought about, for the counters.
@@ -50,10 +75,41 @@ pub(super) struct NackOutcome {
     pub(super) held_off: u64,
     /// Asked for, but never sent.
     pub(super) unknown: u64,
+    /// Queued because of it: how many numbers, and their bytes.
+    pub(super) queued: u64,
+    pub(super) queued_bytes: usize,
+    /// Numbers within the window that it asked for.
+    pub(super) asked: u64,
+    /// The first runs that it asked for which will never come, all for one reason.
+    pub(super) skipped: [Option<(SeqRange, SkipReason)>; SKIPS_PER_ANSWER],
     /// Whether it asked for what the window no longer holds.
     pub(super) below_trail: bool,
     /// Whether it asked for more than one NACK may.
     pub(super) over_budget: bool,
+}
+
+/// A message that was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    pub(super) range: SeqRange,
+    /// Segments that left the window for it.
+    pub(super) evicted: u64,
+    /// It took another one's place.
+    pub(super) has_superseded: bool,
+}
+
+impl NackOutcome {
+    /// A run that was asked for will never come: told, if there is room and it is told for the same reason as the first.
+    fn skip(&mut self, run: (SeqRange, SkipReason)) {
+        let why = self.skipped[0].map_or(run.1, |(_, why)| why);
+        let is_new = |told: &Option<(SeqRange, SkipReason)>| *told != Some(run);
+        if why == run.1
+            && self.skipped.iter().all(is_new)
+            && let Some(place) = self.skipped.iter_mut().find(|place| place.is_none())
+        {
+            *place = Some(run);
+        }
+    }
 }
 
 /// Why a message was not accepted.
@@ -65,18 +121,34 @@ pub(super) enum Full {
 
 /// One stream as its source keeps it.
 ///
-/// Invariant: `slots` holds exactly the numbers `trail..next`, and `trail <= unsent <= next`.
+/// Invariant: `slots` holds exactly the numbers `trail..next`, and `trail <= unsent <= next`. In a coded stream `trail` is
+/// a block's first number.
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) stream: StreamId,
+    tuning: Tuning,
     started: Timestamp,
     slots: VecDeque<Slot>,
     bytes: usize,
     unsent_bytes: usize,
     trail: SeqNo,
     unsent: SeqNo,
+    /// Bytes published so far.
+    published_bytes: u64,
     /// Numbers with `Repair::Queued`, in the order they were asked for.
     repairs: VecDeque<SeqNo>,
+    /// Until then NACKs are gathered.
+    repairs_due: Timestamp,
+    /// Numbers with `Repair::QueuedAlone`.
+    alone: BTreeSet<SeqNo>,
+    parity: Option<ParityOut>,
+    terms: TermBook,
+    /// The first number of the last datagram with new data.
+    tail: SeqNo,
+    /// Heartbeats that carry it again.
+    copies_left: u8,
+    /// The next number to be sent again because it is an emergency.
+    again: SeqNo,
     heartbeat_due: Timestamp,
     heartbeat_gap_ns: u64,
     heartbeat_sent: Timestamp,
@@ -85,10 +157,20 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    pub(super) fn new(stream: StreamId, now: Timestamp) -> Self {
+    pub(super) fn new(stream: StreamId, tuning: Tuning, now: Timestamp) -> Self {
+        let is_coded = stream.lane() == Lane::Bulk && tuning.fec != Fec::Off;
         Self {
             stream,
+            tuning,
             started: now,
+            published_bytes: 0,
+            repairs_due: Timestamp::ZERO,
+            alone: BTreeSet::new(),
+            parity: is_coded.then(|| ParityOut::new(tuning.fec)),
+            terms: TermBook::default(),
+            tail: SeqNo::ZERO,
+            copies_left: 0,
+            again: SeqNo::ZERO,
             slots: VecDeque::new(),
             bytes: 0,
             unsent_bytes: 0,
@@ -96,7 +178,7 @@ impl Publication {
             unsent: SeqNo::ZERO,
             repairs: VecDeque::new(),
             heartbeat_due: Timestamp::FAR_FUTURE,
-            heartbeat_gap_ns: HEARTBEAT_FIRST_NS,
+            heartbeat_gap_ns: tuning.heartbeat_first_ns,
             heartbeat_sent: now,
             closing: None,
         }
@@ -115,12 +197,27 @@ impl Publication {
         self.trail.plus(self.slots.len() as u64)
     }
 
+    pub(super) const fn is_coded(&self) -> bool {
+        self.parity.is_some()
+    }
+
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent < self.next()
     }
 
-    pub(super) fn has_repairs(&self) -> bool {
-        !self.repairs.is_empty()
+    /// When repairs may go out; never when there are none.
+    pub(super) fn repairs_due(&self) -> Timestamp {
+        let has_some = !self.repairs.is_empty() || self.has_skips() || self.has_parity();
+        if has_some {
+            self.repairs_due
+        } else {
+            Timestamp::FAR_FUTURE
+        }
+    }
+
+    /// Whether repairs wait for receivers that stand back.
+    pub(super) fn has_alone(&self) -> bool {
+        !self.alone.is_empty() || self.has_parity_alone()
     }
 
     pub(super) fn advert(&self, now: Timestamp, backoff: QuantDuration) -> Advert {
@@ -128,6 +225,28 @@ impl Publication {
             trail: self.trail,
             backoff,
             age: self.age(now),
+            is_coded: self.is_coded(),
+        }
+    }
+
+    pub(super) fn heartbeat(
+        &self,
+        now: Timestamp,
+        backoff: QuantDuration,
+        grtt: QuantDuration,
+        group_size: QuantCount,
+    ) -> Heartbeat {
+        Heartbeat {
+            stream: self.stream,
+            clock_us: now.as_wire_micros(),
+            next: self.unsent,
+            trail: self.trail,
+            backoff,
+            grtt,
+            group_size,
+            age: self.age(now),
+            is_coded: self.is_coded(),
+            is_closed: self.is_closing(),
         }
     }
 
@@ -142,8 +261,9 @@ impl Publication {
             return Err(Full::TooLarge { max });
         }
         let waiting = self.next().since(self.unsent);
-        let len_max = config.send_window_len.get();
-        let bytes_max = config.send_window_bytes.as_len();
+        // The other half is for repairs: or a publisher that is faster than the rate would leave none (R-WIN-1).
+        let len_max = config.send_window_len.get() / 2;
+        let bytes_max = config.send_window_bytes.as_len() / 2;
         if waiting + segments(len, config) as u64 > len_max || self.unsent_bytes + len > bytes_max {
             return Err(Full::Window);
         }
@@ -155,8 +275,9 @@ impl Publication {
     pub(super) fn publish(
         &mut self,
         payload: Bytes,
+        terms: Terms,
         config: &Config,
-    ) -> Result<(SeqRange, u64), Full> {
+    ) -> Result<Published, Full> {
         self.accepts(payload.len(), config)?;
         let count = segments(payload.len(), config);
         let evicted = self.make_room(count, payload.len(), config);
@@ -164,39 +285,41 @@ impl Publication {
         self.bytes += payload.len();
         self.unsent_bytes += payload.len();
         if count == 1 {
-            self.slots.push_back(Slot {
-                place: Place::Whole,
-                payload,
-                repair: Repair::Idle,
-            });
+            self.push(Place::Whole, payload);
         } else {
             self.cut(payload, segment_bytes(config));
         }
         let range = SeqRange::new(first, self.next()).expect("at least one segment was added");
-        Ok((range, evicted))
+        let has_superseded = self.terms.publish(range, terms);
+        self.pass_skipped();
+        Ok(Published {
+            range,
+            evicted,
+            has_superseded,
+        })
+    }
+
+    fn push(&mut self, place: Place, payload: Bytes) {
+        let offset = self.published_bytes;
+        self.published_bytes += payload.len() as u64;
+        self.slots.push_back(Slot {
+            place,
+            payload,
+            repair: Repair::Idle,
+            sent: Timestamp::ZERO,
+            offset,
+        });
     }
 
     fn cut(&mut self, mut payload: Bytes, segment_bytes: usize) {
         let total = u32::try_from(payload.len()).expect("messages are at most 1 MiB");
         let head = payload.split_to(segment_bytes - 4);
-        self.slots.push_back(Slot {
-            place: Place::First { total },
-            payload: head,
-            repair: Repair::Idle,
-        });
+        self.push(Place::First { total }, head);
         while payload.len() > segment_bytes {
             let part = payload.split_to(segment_bytes);
-            self.slots.push_back(Slot {
-                place: Place::Middle,
-                payload: part,
-                repair: Repair::Idle,
-            });
+            self.push(Place::Middle, part);
         }
-        self.slots.push_back(Slot {
-            place: Place::Last,
-            payload,
-            repair: Repair::Idle,
-        });
+        self.push(Place::Last, payload);
     }
 
     /// Evicts from the trail until `count` more segments of `bytes` fit (R-WIN-1); how many. Nothing is evicted unsent.
@@ -213,7 +336,82 @@ impl Publication {
             self.trail = self.trail.plus(1);
             evicted += 1;
         }
+        // A block that has lost its first segments cannot be mended any more: it goes as a whole (R-FEC-5).
+        while self.is_coded()
+            && evicted > 0
+            && !self.trail.0.is_multiple_of(BLOCK_LEN)
+            && self.trail < self.unsent
+            && let Some(slot) = self.slots.pop_front()
+        {
+            self.bytes -= slot.payload.len();
+            self.trail = self.trail.plus(1);
+            evicted += 1;
+        }
+        if evicted > 0 {
+            self.terms.forget_before(self.trail);
+            if let Some(parity) = &mut self.parity {
+                parity.forget_before(self.trail);
+            }
+        }
         evicted
+    }
+
+    /// Bytes published from `from` on that have been sent.
+    pub(super) fn bytes_since(&self, from: SeqNo) -> u64 {
+        let offset = |seq| {
+            self.slot(seq)
+                .map_or(self.published_bytes, |slot| slot.offset)
+        };
+        let from = from.max(self.trail);
+        offset(self.unsent).saturating_sub(offset(from))
+    }
+
+    /// Messages whose deadline has come are neither sent nor repaired any more; how many.
+    pub(super) fn expire(&mut self, now: Timestamp) -> u64 {
+        let mut expired = 0;
+        while self.terms.expire(now).is_some() {
+            expired += 1;
+        }
+        if expired > 0 {
+            self.pass_skipped();
+            // Nothing is left to be sent before the closing is said.
+            if self.closing == Some(0) && !self.has_unsent() {
+                self.heartbeat_due = now;
+            }
+        }
+        expired
+    }
+
+    /// When the next message expires.
+    pub(super) fn terms_due(&self) -> Timestamp {
+        self.terms.due()
+    }
+
+    /// What was taken back before it was sent is never sent: its numbers are passed over, and the skip tells of them.
+    fn pass_skipped(&mut self) {
+        while let Some((range, _)) = self.terms.skipped(self.unsent) {
+            for seq in range.iter().skip_while(|&seq| seq < self.unsent) {
+                self.unsent_bytes -= self.slot(seq).map_or(0, |slot| slot.payload.len());
+            }
+            let before = self.unsent;
+            self.unsent = range.end();
+            self.note_block(before);
+        }
+    }
+
+    /// The numbers from `before` on have been sent or passed over: a block may be whole now.
+    fn note_block(&mut self, before: SeqNo) {
+        let Some(parity) = &mut self.parity else {
+            return;
+        };
+        let mut end = Block::first_of(before).plus(BLOCK_LEN);
+        while end <= self.unsent {
+            // A block that the window has lost a part of has no parity any more.
+            if end.0 - BLOCK_LEN >= self.trail.0 {
+                parity.block_sent(end);
+            }
+            end = end.plus(BLOCK_LEN);
+        }
     }
 
     fn slot(&self, seq: SeqNo) -> Option<&Slot> {
@@ -232,13 +430,21 @@ impl Publication {
             .map(|slot| (self.unsent, slot.segment()))
     }
 
-    /// The segment that `peek_unsent` gave has been sent; anything sent again is a repair (R-DATA-1).
+    /// The segment that `peek_unsent` gave has been sent; anything sent again is a repair or a copy (R-DATA-1).
     pub(super) fn mark_sent(&mut self, now: Timestamp) {
-        self.unsent_bytes -= self.slot(self.unsent).map_or(0, |slot| slot.payload.len());
-        self.unsent = self.unsent.plus(1);
+        let seq = self.unsent;
+        if let Some(slot) = self.slot_mut(seq) {
+            slot.sent = now;
+            let bytes = slot.payload.len();
+            self.unsent_bytes -= bytes;
+        }
+        self.unsent = seq.plus(1);
+        self.note_block(seq);
+        self.pass_skipped();
         // Heartbeats start anew behind the last data, but under steady data one still goes out now and then.
-        self.heartbeat_gap_ns = HEARTBEAT_FIRST_NS;
-        let soon = now.plus_nanos(HEARTBEAT_FIRST_NS);
+        let first_ns = self.tuning.heartbeat_first_ns;
+        self.heartbeat_gap_ns = first_ns;
+        let soon = now.plus_nanos(first_ns);
         self.heartbeat_due = match self.closing {
             None => soon
                 .min(self.heartbeat_sent.plus_nanos(HEARTBEAT_STEADY_NS))
@@ -248,17 +454,85 @@ impl Publication {
         };
     }
 
-    /// The next segment to repair, and for whom. What has left the window meanwhile is dropped.
+    /// A datagram with new data from `first` on has been written: its copies may follow (R-COPY-1).
+    pub(super) fn begin_tail(&mut self, first: SeqNo) {
+        self.tail = first;
+        self.copies_left = COPIES_PER_TAIL;
+    }
+
+    /// The last datagram with new data, if it may be carried again: not where there is parity, not in the same moment (a
+    /// burst would take both), and not once it has been carried often enough (R-COPY-1).
+    pub(super) fn tail(&self, now: Timestamp) -> Option<SeqRange> {
+        let is_wanted = self.tuning.copies && !self.is_coded() && self.copies_left > 0;
+        let tail = SeqRange::new(self.tail.max(self.trail), self.unsent)?;
+        let was_before = self.slot(tail.last()).is_some_and(|slot| slot.sent < now);
+        (is_wanted && was_before).then_some(tail)
+    }
+
+    /// A segment that may be sent again unasked.
+    pub(super) fn worth_copying(&self, seq: SeqNo) -> Option<Segment<'_>> {
+        let is_skipped = !self.terms.is_empty() && self.terms.skipped(seq).is_some();
+        self.segment(seq).filter(|_| !is_skipped)
+    }
+
+    /// `tail` has been carried again, as far as it fitted.
+    pub(super) fn mark_copied(&mut self, tail: SeqRange) {
+        // Meanwhile there may be a newer one.
+        if tail.first() == self.tail.max(self.trail) {
+            self.copies_left = self.copies_left.saturating_sub(1);
+        }
+    }
+
+    /// The next emergency segment that is to go out again, and when (R-COPY-2).
+    pub(super) fn peek_again(&self) -> Option<(SeqNo, Timestamp, Segment<'_>)> {
+        if self.stream.lane() != Lane::Emergency || !self.tuning.copies {
+            return None;
+        }
+        let first = self.again.max(self.trail);
+        let seq = SeqRange::new(first, self.unsent)?
+            .iter()
+            .find(|&seq| self.terms.is_empty() || self.terms.skipped(seq).is_none())?;
+        let slot = self.slot(seq)?;
+        Some((
+            seq,
+            slot.sent.plus_nanos(EMERGENCY_AGAIN_NS),
+            slot.segment(),
+        ))
+    }
+
+    /// The segment that `peek_again` gave has been sent.
+    pub(super) fn mark_again(&mut self, seq: SeqNo) {
+        self.again = seq.plus(1);
+    }
+
+    /// The next segment to repair, and for whom. What has left the window or was taken back meanwhile is dropped.
     pub(super) fn peek_repair(&mut self) -> Option<(SeqNo, Destination)> {
         while let Some(&seq) = self.repairs.front() {
             if let Some(&Slot {
                 repair: Repair::Queued(to),
                 ..
             }) = self.slot(seq)
+                && self.terms.skipped(seq).is_none()
             {
                 return Some((seq, to));
             }
             self.repairs.pop_front();
+        }
+        None
+    }
+
+    /// The next segment to repair for one who stands back.
+    pub(super) fn peek_alone(&mut self) -> Option<(SeqNo, Destination)> {
+        while let Some(&seq) = self.alone.first() {
+            if let Some(&Slot {
+                repair: Repair::QueuedAlone(to),
+                ..
+            }) = self.slot(seq)
+                && self.terms.skipped(seq).is_none()
+            {
+                return Some((seq, to));
+            }
+            self.alone.pop_first();
         }
         None
     }
@@ -269,9 +543,21 @@ impl Publication {
 
     /// The segment that `peek_repair` gave has been sent.
     pub(super) fn mark_repaired(&mut self, now: Timestamp) {
-        if let Some(seq) = self.repairs.pop_front()
-            && let Some(slot) = self.slot_mut(seq)
-            && let Repair::Queued(to) = slot.repair
+        if let Some(seq) = self.repairs.pop_front() {
+            self.mark_repair_of(now, seq);
+        }
+    }
+
+    /// The segment that `peek_alone` gave has been sent.
+    pub(super) fn mark_alone(&mut self, now: Timestamp) {
+        if let Some(seq) = self.alone.pop_first() {
+            self.mark_repair_of(now, seq);
+        }
+    }
+
+    fn mark_repair_of(&mut self, now: Timestamp, seq: SeqNo) {
+        if let Some(slot) = self.slot_mut(seq)
+            && let Repair::Queued(to) | Repair::QueuedAlone(to) = slot.repair
         {
             slot.repair = Repair::Sent(now, to);
         }
@@ -281,13 +567,14 @@ impl Publication {
     pub(super) fn handle_nack(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
+        asker: Asker,
         ranges: impl Iterator<Item = SeqRange>,
         hold_off_ns: u64,
     ) -> NackOutcome {
         let mut outcome = NackOutcome::default();
         let mut budget = NUMBERS_PER_NACK_MAX;
         let sent = SeqRange::new(self.trail, self.unsent);
+        let was_empty = self.repairs.is_empty();
         for range in ranges {
             outcome.below_trail |= range.first() < self.trail;
             outcome.unknown += range.end().since(self.unsent.max(range.first()));
@@ -298,49 +585,210 @@ impl Publication {
             {
                 if budget == 0 {
                     outcome.over_budget = true;
-                    return outcome;
+                    break;
                 }
                 budget -= 1;
-                outcome.held_off += u64::from(!self.ask(now, from, seq, hold_off_ns));
+                self.handle_one(now, asker, seq, hold_off_ns, &mut outcome);
             }
+        }
+        if was_empty {
+            self.repairs_due = now.plus_nanos(self.tuning.aggregation_ns);
         }
         outcome
     }
 
-    /// One receiver asks for one number; false when that is held off.
-    fn ask(&mut self, now: Timestamp, from: SocketAddr, seq: SeqNo, hold_off_ns: u64) -> bool {
+    fn handle_one(
+        &mut self,
+        now: Timestamp,
+        asker: Asker,
+        seq: SeqNo,
+        hold_off_ns: u64,
+        outcome: &mut NackOutcome,
+    ) {
+        outcome.asked += 1;
+        if !self.terms.is_empty()
+            && let Some(skipped) = self.terms.skipped(seq)
+        {
+            outcome.skip(skipped);
+            return;
+        }
+        match self.ask(now, asker, seq, hold_off_ns) {
+            Taken::Queued => {
+                outcome.queued += 1;
+                outcome.queued_bytes += self.slot(seq).map_or(0, |slot| slot.payload.len());
+            }
+            Taken::Waiting => {}
+            Taken::HeldOff => outcome.held_off += 1,
+        }
+    }
+
+    /// One receiver asks for one number.
+    fn ask(&mut self, now: Timestamp, asker: Asker, seq: SeqNo, hold_off_ns: u64) -> Taken {
         let group = Destination::Group(self.stream.group());
-        let requester = Destination::Unicast(from);
+        let requester = Destination::Unicast(asker.from);
+        let is_for_all = self.tuning.is_multicast_only || asker.is_for_all;
         let Some(slot) = self.slot_mut(seq) else {
-            return false;
+            return Taken::HeldOff;
         };
+        // One receiver alone asks (R-REPAIR-1), unless losses have lately been common (R-REPAIR-3).
+        let first = if is_for_all { group } else { requester };
+        let is_served = |to| to == group || to == requester;
         let to = match slot.repair {
-            // One receiver alone asks (R-REPAIR-1).
-            Repair::Idle => requester,
+            Repair::Queued(to) | Repair::QueuedAlone(to) if is_served(to) && asker.is_alone => {
+                return Taken::Waiting;
+            }
+            // Whoever stands back changes nothing for the others: its turn comes when it asks again.
+            Repair::Queued(_) | Repair::QueuedAlone(_) if asker.is_alone => return Taken::HeldOff,
             // A second receiver lacks it: the loss is common enough for multicast (R-REPAIR-2).
             Repair::Queued(to) => {
-                if to != requester {
+                if !is_served(to) {
                     slot.repair = Repair::Queued(group);
                 }
-                return true;
+                return Taken::Waiting;
             }
+            Repair::Idle | Repair::QueuedAlone(_) => first,
+            // On its way; or to somebody else alone: then this one has to be answered too, and others may follow.
             Repair::Sent(at, to) if now.nanos_since(at) < hold_off_ns => {
-                // On its way to somebody else alone: this one has to be answered too, and others may follow.
-                if to == group || to == requester {
-                    return false;
+                if is_served(to) {
+                    return Taken::HeldOff;
                 }
                 group
             }
-            Repair::Sent(..) => requester,
+            Repair::Sent(..) => first,
         };
-        slot.repair = Repair::Queued(to);
-        self.repairs.push_back(seq);
-        true
+        if asker.is_alone {
+            slot.repair = Repair::QueuedAlone(requester);
+            self.alone.insert(seq);
+        } else {
+            slot.repair = Repair::Queued(to);
+            self.repairs.push_back(seq);
+        }
+        Taken::Queued
+    }
+
+    /// A receiver asks for parity of a block (R-NEED-3). What is no longer whole is sent again number by number.
+    pub(super) fn handle_need(
+        &mut self,
+        now: Timestamp,
+        asker: Asker,
+        need: BlockNeed,
+        hold_off_ns: u64,
+        outcome: &mut NackOutcome,
+    ) {
+        let first = need.block.first;
+        let len = self.unsent.since(first).min(BLOCK_LEN);
+        outcome.asked += u64::from(need.shards);
+        outcome.below_trail |= first < self.trail;
+        // Parity would mend what was taken back, too: whoever lacks it is told first (R-SKIP-3).
+        if !self.terms.is_empty() && len > 0 {
+            let end = first.plus(len);
+            self.terms
+                .skipped_in(first, end)
+                .for_each(|run| outcome.skip(run));
+        }
+        let start = usize::try_from(first.since(self.trail)).unwrap_or(usize::MAX);
+        let block = self.slots.iter().skip(start).take(BLOCK_SHARDS);
+        let shard_bytes = block.map(|slot| slot.payload.len()).max().unwrap_or(0);
+        let Some(parity) = self.parity.as_mut().filter(|_| len > 0) else {
+            outcome.unknown += u64::from(need.shards);
+            return;
+        };
+        if first < self.trail {
+            for seq in (first.0..first.0 + len).map(SeqNo) {
+                if seq >= self.trail {
+                    self.handle_one(now, asker, seq, hold_off_ns, outcome);
+                }
+            }
+            return;
+        }
+        // One that stands back draws no parity on the others.
+        let asked = if asker.is_alone {
+            parity.ask_alone(now, asker.from, need, len as u8, hold_off_ns)
+        } else {
+            parity.ask(now, need, len as u8, hold_off_ns)
+        };
+        match asked {
+            Asked::More(shards) => {
+                outcome.queued += u64::from(shards);
+                outcome.queued_bytes += shard_bytes * usize::from(shards);
+            }
+            Asked::HeldOff => outcome.held_off += u64::from(need.shards),
+        }
+    }
+
+    pub(super) fn has_parity(&self) -> bool {
+        self.parity.as_ref().is_some_and(ParityOut::is_waiting)
+    }
+
+    pub(super) fn has_skips(&self) -> bool {
+        self.terms.has_untold()
+    }
+
+    /// The next parity shard to send: its block, its index and its bytes.
+    pub(super) fn peek_parity(&mut self) -> Option<(Block, u8, &[u8])> {
+        let (block, index) = self.parity.as_ref()?.peek()?;
+        Some((block, index, self.shard(block, index)?))
+    }
+
+    pub(super) fn has_parity_alone(&self) -> bool {
+        self.parity
+            .as_ref()
+            .is_some_and(|parity| parity.peek_alone().is_some())
+    }
+
+    /// The same for a receiver that stands back.
+    pub(super) fn peek_parity_alone(&mut self) -> Option<(SocketAddr, Block, u8, &[u8])> {
+        let (to, block, index) = self.parity.as_ref()?.peek_alone()?;
+        Some((to, block, index, self.shard(block, index)?))
+    }
+
+    fn shard(&mut self, block: Block, index: u8) -> Option<&[u8]> {
+        let start = usize::try_from(block.first.0.checked_sub(self.trail.0)?).ok()?;
+        let end = start + usize::from(block.len);
+        let slots = &self.slots;
+        let segments = || slots.range(start..end.min(slots.len())).map(Slot::segment);
+        Some(self.parity.as_mut()?.shard(block, index, segments))
+    }
+
+    /// What `peek_parity` could not give is never asked again.
+    pub(super) fn drop_parity(&mut self) {
+        if let Some(parity) = &mut self.parity {
+            parity.drop_unsendable(self.trail);
+        }
+    }
+
+    /// The shard that `peek_parity_alone` gave has been sent.
+    pub(super) fn mark_parity_alone(&mut self, now: Timestamp) {
+        if let Some(parity) = &mut self.parity {
+            parity.mark_alone(now);
+        }
+    }
+
+    /// The shard that `peek_parity` gave has been sent; whether that was unasked.
+    pub(super) fn mark_parity(&mut self, now: Timestamp) -> bool {
+        self.parity
+            .as_mut()
+            .is_some_and(|parity| parity.mark_sent(now))
+    }
+
+    /// What is to be told to all as never coming.
+    pub(super) fn tell_skips(
+        &mut self,
+        take: impl FnOnce(SkipReason, &[SeqRange]) -> usize,
+    ) -> usize {
+        self.terms.tell(take)
     }
 
     /// When a heartbeat is due; never before anything was sent (R-HB-1).
     pub(super) const fn heartbeat_due(&self) -> Timestamp {
         self.heartbeat_due
+    }
+
+    /// Something has changed that receivers should know at once.
+    pub(super) fn hurry_heartbeat(&mut self, now: Timestamp) {
+        if self.closing.is_none() && self.heartbeat_due != Timestamp::FAR_FUTURE {
+            self.heartbeat_due = now;
+        }
     }
 
     /// A heartbeat has been sent: the next one follows after twice the time (R-HB-2).
@@ -395,12 +843,13 @@ fn segments(len: usize, config: &Config) -> usize {
 
 /// Longest message that `config` can send: the protocol's limit, or what the send window holds if that is less.
 pub(super) fn message_bytes_max(config: &Config) -> usize {
-    MESSAGE_BYTES_MAX.min(config.send_window_len.as_len() * segment_bytes(config) - 4)
+    MESSAGE_BYTES_MAX.min(config.send_window_len.as_len() / 2 * segment_bytes(config) - 4)
 }
 
 /// How many bytes of a message a datagram holds.
 const fn segment_bytes(config: &Config) -> usize {
-    config.datagram_bytes.as_len() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES
+    // Even, so that a shard of the longest segment fits in a parity datagram, too (R-FEC-2).
+    (config.datagram_bytes.as_len() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES) & !1
 }
 
 impl Slot {
@@ -424,11 +873,14 @@ mod tests {
     }
 
     fn publication(sent: u64) -> Publication {
-        let mut publication =
-            Publication::new(StreamId::new(GroupId(1), Lane::Routine), Timestamp::ZERO);
+        let mut publication = Publication::new(
+            StreamId::new(GroupId(1), Lane::Routine),
+            Tuning::RECOMMENDED,
+            Timestamp::ZERO,
+        );
         for _ in 0..sent {
             publication
-                .publish(Bytes::from_static(b"x"), &config())
+                .publish(Bytes::from_static(b"x"), Terms::default(), &config())
                 .unwrap();
             publication.mark_sent(Timestamp::ZERO);
         }
@@ -437,6 +889,14 @@ mod tests {
 
     fn addr(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn asker(port: u16) -> Asker {
+        Asker {
+            from: addr(port),
+            is_alone: false,
+            is_for_all: false,
+        }
     }
 
     fn range(first: u64, end: u64) -> SeqRange {
@@ -458,8 +918,10 @@ mod tests {
             ),
         ] {
             let mut publication = publication(0);
-            let (range, _) = publication
-                .publish(Bytes::from(vec![7; len]), &config())
+            let mut config = config();
+            config.send_window_len = super::super::SendWindowLen::RECOMMENDED;
+            let Published { range, .. } = publication
+                .publish(Bytes::from(vec![7; len]), Terms::default(), &config)
                 .unwrap();
             assert_eq!(range.len(), segments, "{len}");
             let total: usize = range
@@ -468,8 +930,14 @@ mod tests {
                 .sum();
             assert_eq!(total, len);
         }
+        let mut large = config();
+        large.send_window_len = super::super::SendWindowLen::RECOMMENDED;
         assert_eq!(
-            publication(0).publish(Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]), &config()),
+            publication(0).publish(
+                Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]),
+                Terms::default(),
+                &large
+            ),
             Err(Full::TooLarge {
                 max: MESSAGE_BYTES_MAX
             })
@@ -479,32 +947,93 @@ mod tests {
     #[test]
     fn the_window_evicts_what_was_sent_and_refuses_past_what_was_not() {
         let mut publication = publication(1_024);
-        let (_, evicted) = publication
-            .publish(Bytes::from_static(b"y"), &config())
+        let Published { evicted, .. } = publication
+            .publish(Bytes::from_static(b"y"), Terms::default(), &config())
             .unwrap();
         assert_eq!((evicted, publication.trail()), (1, SeqNo(1)));
-        for _ in 0..1_023 {
+        for _ in 0..511 {
             publication
-                .publish(Bytes::from_static(b"z"), &config())
+                .publish(Bytes::from_static(b"z"), Terms::default(), &config())
                 .unwrap();
         }
-        assert_eq!(publication.trail(), SeqNo(1_024));
+        assert_eq!(publication.trail(), SeqNo(512), "half of it is for repairs");
         assert_eq!(
-            publication.publish(Bytes::from_static(b"z"), &config()),
+            publication.publish(Bytes::from_static(b"z"), Terms::default(), &config()),
             Err(Full::Window)
         );
+    }
+
+    #[test]
+    fn a_coded_stream_lets_whole_blocks_go() {
+        let stream = StreamId::new(GroupId(1), Lane::Bulk);
+        let mut publication = Publication::new(stream, Tuning::RECOMMENDED, Timestamp::ZERO);
+        for sent in 0..3_000_u64 {
+            publication
+                .publish(Bytes::from_static(b"x"), Terms::default(), &config())
+                .unwrap();
+            publication.mark_sent(Timestamp::ZERO);
+            assert!(
+                publication.trail().0.is_multiple_of(BLOCK_LEN),
+                "after {sent}"
+            );
+        }
+        assert!(publication.trail().0 >= 3_000 - 1_024);
+    }
+
+    #[test]
+    fn what_is_taken_back_before_it_is_sent_is_never_sent() {
+        let mut publication = publication(1);
+        let keyed = Terms {
+            supersedes: Some(1),
+            ..Terms::default()
+        };
+        for _ in 0..3 {
+            publication
+                .publish(Bytes::from_static(b"state"), keyed, &config())
+                .unwrap();
+        }
+        assert_eq!(publication.unsent(), SeqNo(3));
+        let mut told = Vec::new();
+        while publication.tell_skips(|_, runs| {
+            told.extend_from_slice(runs);
+            runs.len()
+        }) > 0
+        {}
+        assert_eq!(told, [range(1, 2), range(2, 3)]);
+        let outcome =
+            publication.handle_nack(Timestamp::ZERO, asker(1), [range(0, 3)].into_iter(), 1_000);
+        assert_eq!(outcome.queued, 1);
+        let why = SkipReason::Superseded;
+        assert_eq!(
+            outcome.skipped,
+            [Some((range(1, 2), why)), Some((range(1 + 1, 3), why))]
+        );
+    }
+
+    #[test]
+    fn whoever_stands_back_keeps_nobody_waiting() {
+        let mut publication = publication(10);
+        let now = Timestamp::ZERO;
+        let mut glutton = asker(1);
+        glutton.is_alone = true;
+        publication.handle_nack(now, glutton, [range(3, 5)].into_iter(), 1_000);
+        assert_eq!(publication.peek_repair(), None);
+        publication.handle_nack(now, asker(2), [range(3, 4)].into_iter(), 1_000);
+        let to = |port| Destination::Unicast(addr(port));
+        assert_eq!(publication.peek_repair(), Some((SeqNo(3), to(2))));
+        assert_eq!(publication.peek_alone(), Some((SeqNo(4), to(1))));
     }
 
     #[test]
     fn one_asker_is_answered_alone_and_two_by_multicast() {
         let mut publication = publication(10);
         let now = Timestamp::ZERO;
-        publication.handle_nack(now, addr(1), [range(3, 4)].into_iter(), 1_000);
+        publication.handle_nack(now, asker(1), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
             publication.peek_repair(),
             Some((SeqNo(3), Destination::Unicast(addr(1))))
         );
-        publication.handle_nack(now, addr(2), [range(3, 4)].into_iter(), 1_000);
+        publication.handle_nack(now, asker(2), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
             publication.peek_repair(),
             Some((SeqNo(3), Destination::Group(GroupId(1))))
@@ -517,17 +1046,17 @@ mod tests {
     fn repeats_within_the_hold_off_are_not_repaired_again() {
         let mut publication = publication(10);
         let at = Timestamp::from_nanos;
-        publication.handle_nack(at(0), addr(1), [range(3, 4)].into_iter(), 1_000);
+        publication.handle_nack(at(0), asker(1), [range(3, 4)].into_iter(), 1_000);
         publication.mark_repaired(at(0));
-        let again = publication.handle_nack(at(999), addr(1), [range(3, 4)].into_iter(), 1_000);
+        let again = publication.handle_nack(at(999), asker(1), [range(3, 4)].into_iter(), 1_000);
         assert_eq!((again.held_off, publication.peek_repair()), (1, None));
-        publication.handle_nack(at(999), addr(2), [range(3, 4)].into_iter(), 1_000);
+        publication.handle_nack(at(999), asker(2), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
             publication.peek_repair(),
             Some((SeqNo(3), Destination::Group(GroupId(1))))
         );
         publication.mark_repaired(at(999));
-        publication.handle_nack(at(1_999), addr(1), [range(3, 4)].into_iter(), 1_000);
+        publication.handle_nack(at(1_999), asker(1), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
             publication.peek_repair(),
             Some((SeqNo(3), Destination::Unicast(addr(1))))
@@ -539,7 +1068,7 @@ mod tests {
         let mut publication = publication(1_000);
         let outcome = publication.handle_nack(
             Timestamp::ZERO,
-            addr(1),
+            asker(1),
             [range(0, 10), range(900, u64::MAX / 4)].into_iter(),
             1_000,
         );
@@ -548,10 +1077,10 @@ mod tests {
         let mut evicted = self::publication(1_030);
         assert!(
             evicted
-                .handle_nack(Timestamp::ZERO, addr(1), [range(0, 3)].into_iter(), 1)
+                .handle_nack(Timestamp::ZERO, asker(1), [range(0, 3)].into_iter(), 1)
                 .below_trail
         );
-        assert!(!evicted.has_repairs());
+        assert_eq!(evicted.repairs_due(), Timestamp::FAR_FUTURE);
     }
 
     #[test]

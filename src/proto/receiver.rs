@@ -8,20 +8,24 @@ use bytes::Bytes;
 use crate::rng::Rng;
 use crate::time::Timestamp;
 use crate::wire::{
-    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, QuantDuration, SeqNo, SeqRange,
-    SessionId, SourceId, Squelch, StreamId,
+    About, Advert, Ask, Data, Echo, GroupId, Header, Heartbeat, Pace, Parity, QuantDuration,
+    Scouts, Sending, SeqNo, SeqRange, SessionId, Skip, SourceId, Squelch, StreamId,
 };
 
 use super::Discard;
 use super::config::{Config, GroupSize, Join, Rate, ReceiveWindowLen};
 use super::output::{EndReason, Event, Origin, Output};
 use super::pacer::Bucket;
-use super::reception::{Path, Reception};
+use super::reception::{Path, Reception, Scouting};
 use super::transmit::{Destination, Identity, TransmitBatch};
+use super::tuning::{
+    ANSWER_BURST_BYTES, ANSWER_RATE, GRTT_CAP_NS, GRTT_FLOOR_NS, GRTT_INITIAL_NS, HEARTBEAT_MAX_NS,
+    Tuning,
+};
 use super::window::{Inserted, Stored};
 
 /// A source not heard for this long has gone: ten times its longest silence (R-END-3).
-pub const SILENCE_NS: u64 = 10 * super::publication::HEARTBEAT_MAX_NS;
+pub const SILENCE_NS: u64 = 10 * HEARTBEAT_MAX_NS;
 /// Sources an endpoint follows at a time. A floor has tens of supervisors; what goes beyond is refused and counted, unless
 /// one of the sources kept has ended.
 const REMOTES_MAX: usize = 256;
@@ -35,22 +39,9 @@ const RESUME_MAX: usize = 1_024;
 /// its first; what has not come then is not coming (R-END-2).
 const CLOSING_WAIT_NS: u64 = 250_000_000;
 /// What a segment that waits takes beside its share of the datagram it came in.
-const ENTRY_BYTES: usize = 128;
-/// A round-trip time that a source claims is believed down to this: below, its heartbeats could draw NACKs without end
-/// (R-GRTT-4).
-const GRTT_FLOOR_NS: u64 = 100_000;
-/// And up to this: whatever it claims, a gap is asked for again within seconds.
-const GRTT_CAP_NS: u64 = 1_000_000_000;
-/// What one endpoint may send to sources in answer, bytes a second: 2 % of the recommended rate. A receiver that loses
-/// every fifth datagram of 20,000 a second stays below it; whatever is forged, no more than this comes out (R-NACK-7).
-const ANSWER_RATE: u64 = 500_000;
-/// Answers that may go out at once: a full NACK for each of twenty streams.
-const ANSWER_BURST_BYTES: u64 = 32 * 1_024;
-/// Before the first heartbeat of a source.
-const PATH_UNKNOWN: Path = Path {
-    grtt_ns: 1_000_000,
-    group_size: 100,
-};
+pub(super) const ENTRY_BYTES: usize = 128;
+/// How long what was said of scouts holds: the source names them with every heartbeat while its back-off is raised.
+const SCOUTS_HOLD_NS: u64 = 2 * HEARTBEAT_MAX_NS;
 
 /// The receiving half of an endpoint.
 #[derive(Debug)]
@@ -65,6 +56,7 @@ pub(super) struct Receiver {
     bytes: usize,
     me: SourceId,
     answers: Bucket,
+    tuning: Tuning,
 }
 
 /// Where a former life of this program stood in a stream (R-JOIN-4).
@@ -95,6 +87,8 @@ struct Remote {
     /// The clock of its last heartbeat, and when that came.
     clock: Option<(u32, Timestamp)>,
     path: Path,
+    /// When scouts were last named.
+    scouts_named: Timestamp,
     state: State,
     streams: BTreeMap<StreamId, Reception>,
     ended: VecDeque<SessionId>,
@@ -119,6 +113,7 @@ impl Receiver {
             bytes_max: config.receive_bytes.as_len(),
             bytes: 0,
             me: config.source,
+            tuning: config.tuning,
             answers: Bucket::new(
                 Rate::try_from(ANSWER_RATE).unwrap_or(Rate::RECOMMENDED),
                 ANSWER_BURST_BYTES,
@@ -164,7 +159,7 @@ impl Receiver {
             newest: data.first,
             next: data.first,
             advert: data.advert,
-            is_repair: data.is_repair,
+            is_repair: data.sending != Sending::New,
         };
         let room = self.bytes < self.bytes_max;
         let at = self.enter(now, header, from, data.stream, met, out)?;
@@ -178,7 +173,7 @@ impl Receiver {
                 let stored = Stored {
                     place: segment.place,
                     payload: datagram.slice_ref(segment.payload),
-                    is_repair: data.is_repair,
+                    is_repair: data.sending == Sending::Repair,
                     cost,
                 };
                 at.reception.insert(now, seq, stored, at.path, at.rng)
@@ -188,8 +183,13 @@ impl Receiver {
             match inserted {
                 Ok(inserted) => {
                     out.stats.segments_received += 1;
-                    out.stats.repairs_received += u64::from(data.is_repair);
+                    out.stats.repairs_received += u64::from(data.sending == Sending::Repair);
+                    out.stats.copies_used += u64::from(data.sending == Sending::Copy);
                     out.stats.gaps_found += u64::from(inserted == Inserted::KeptBehindGap);
+                }
+                // A copy of what is here is what copies mostly are.
+                Err(Discard::Duplicate) if data.sending == Sending::Copy => {
+                    out.stats.copies_unneeded += 1;
                 }
                 // The caller counts the last one.
                 Err(refused) => {
@@ -200,6 +200,7 @@ impl Receiver {
             }
             at.reception.advance(now, at.origin, at.path, at.rng, out);
         }
+        out.stats.segments_mended += at.reception.mend(now, at.path, at.rng);
         at.reception.heed(&data.advert);
         at.reception.advance(now, at.origin, at.path, at.rng, out);
         let held_after = at.reception.bytes();
@@ -219,6 +220,7 @@ impl Receiver {
             trail: heartbeat.trail,
             backoff: heartbeat.backoff,
             age: heartbeat.age,
+            is_coded: heartbeat.is_coded,
         };
         let newest = SeqNo(heartbeat.next.0.saturating_sub(1));
         let met = Met {
@@ -242,7 +244,11 @@ impl Receiver {
             remote.path = Path {
                 grtt_ns: heartbeat.grtt.nanos().clamp(GRTT_FLOOR_NS, GRTT_CAP_NS),
                 group_size: heartbeat.group_size.count().clamp(1, GroupSize::MAX.get()),
+                ..remote.path
             };
+            if now.nanos_since(remote.scouts_named) >= SCOUTS_HOLD_NS {
+                remote.path.scouting = Scouting::Nobody;
+            }
             if remote.is_over() {
                 remote.end(now, header.source, EndReason::Closed, &mut self.rng, out);
                 self.recount();
@@ -250,6 +256,115 @@ impl Receiver {
             }
         }
         self.bytes = self.bytes + held_after - held_before;
+        Ok(())
+    }
+
+    /// Takes one parity shard in (R-FEC-2).
+    pub(super) fn handle_parity(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        from: SocketAddr,
+        parity: &Parity<'_>,
+        datagram: &Bytes,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let met = Met {
+            newest: parity.block.range().last(),
+            next: parity.block.range().end(),
+            advert: parity.advert,
+            is_repair: true,
+        };
+        let room = self.bytes < self.bytes_max;
+        let at = self.enter(now, header, from, parity.stream, met, out)?;
+        at.reception.heed_backoff(&parity.advert);
+        let held_before = at.reception.bytes();
+        let is_next = parity.block.range().contains(at.reception.through());
+        let taken = if room || is_next {
+            let shard = datagram.slice_ref(parity.shard);
+            at.reception
+                .insert_parity(now, parity, shard, at.path, at.rng)
+        } else {
+            Err(Discard::Full)
+        };
+        if let Ok(mended) = taken {
+            out.stats.parity_received += 1;
+            out.stats.segments_mended += mended;
+        }
+        at.reception.heed(&parity.advert);
+        at.reception.advance(now, at.origin, at.path, at.rng, out);
+        let held_after = at.reception.bytes();
+        self.bytes = self.bytes + held_after - held_before;
+        taken.map(drop)
+    }
+
+    /// Passes over what the source says will never come (R-SKIP-2).
+    pub(super) fn handle_skip(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        skip: &Skip<'_>,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let remote = self
+            .remotes
+            .get_mut(&header.source)
+            .filter(|remote| remote.session == header.session);
+        let remote = remote.ok_or(Discard::Stale)?;
+        let (origin, path) = (remote.origin(header.source), remote.path);
+        let reception = remote
+            .streams
+            .get_mut(&skip.stream)
+            .ok_or(Discard::NotOurs)?;
+        for run in skip.runs() {
+            reception.skip(now, run, skip.why, path, &mut self.rng);
+        }
+        reception.advance(now, origin, path, &mut self.rng, out);
+        self.recount();
+        Ok(())
+    }
+
+    /// Learns who asks first (R-SCOUT-1).
+    pub(super) fn handle_scouts(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        scouts: &Scouts<'_>,
+    ) -> Result<(), Discard> {
+        let remote = self
+            .remotes
+            .get_mut(&header.source)
+            .filter(|remote| remote.session == header.session);
+        let remote = remote.ok_or(Discard::Stale)?;
+        remote.scouts_named = now;
+        remote.path.scouting = if scouts.contains(self.me) {
+            Scouting::We
+        } else {
+            Scouting::Others
+        };
+        Ok(())
+    }
+
+    /// Learns whether it is in the pace of a source (R-FLOW-3).
+    pub(super) fn handle_pace(
+        &mut self,
+        header: &Header,
+        pace: &Pace,
+        out: &mut Output,
+    ) -> Result<(), Discard> {
+        let remote = self
+            .remotes
+            .get(&header.source)
+            .filter(|remote| remote.session == header.session);
+        let remote = remote.ok_or(Discard::Stale)?;
+        if pace.station != self.me || !remote.streams.contains_key(&pace.stream) {
+            return Err(Discard::NotOurs);
+        }
+        out.push(Event::PaceTold {
+            origin: remote.origin(header.source),
+            stream: pace.stream,
+            is_behind: pace.is_behind,
+        });
         Ok(())
     }
 
@@ -318,7 +433,14 @@ impl Receiver {
             .subscriptions
             .get(&stream.group())
             .ok_or(Discard::Unsubscribed)?;
+        let before = self
+            .remotes
+            .get(&header.source)
+            .map(|remote| remote.session);
         self.meet(now, header, from, out)?;
+        if before.is_some_and(|before| before != header.session) {
+            self.recount();
+        }
         let remote = self
             .remotes
             .get_mut(&header.source)
@@ -371,7 +493,7 @@ impl Receiver {
                 let ended = std::mem::take(&mut remote.ended);
                 *remote = Remote {
                     ended,
-                    ..Remote::new(now, header, from)
+                    ..Remote::new(now, header, from, self.tuning)
                 };
                 out.push(Event::SessionStarted { origin, from });
             } else if remote.state == State::Silent {
@@ -397,7 +519,7 @@ impl Receiver {
             self.remotes.remove(&oldest.ok_or(Discard::Sources)?);
         }
         self.remotes
-            .insert(header.source, Remote::new(now, header, from));
+            .insert(header.source, Remote::new(now, header, from, self.tuning));
         out.push(Event::SessionStarted { origin, from });
         Ok(())
     }
@@ -468,18 +590,22 @@ impl Receiver {
                     echo,
                 };
                 while batch.has_room() && reception.is_nack_due(now) && self.answers.is_ready(now) {
-                    let mut named = 0;
+                    let needs = reception.needs_due(now, path);
+                    let (mut named, mut needed) = (0, 0);
                     let bytes = batch.write(to, identity, |writer| {
+                        needed = writer.need(&about, needs.iter().copied());
                         named = writer.nack(&about, reception.gaps_due(now, path));
                     });
                     self.answers.spend(now, bytes);
+                    reception.mark_needed(now, &needs[..needed], path, &mut self.rng);
                     reception.mark_asked(now, named, path, &mut self.rng);
-                    out.stats.nacks_sent += u64::from(named > 0);
+                    out.stats.nacks_sent += u64::from(named + needed > 0);
                 }
                 if batch.has_room() && reception.is_report_due(now) && self.answers.is_ready(now) {
                     let (joined, through) = (reception.joined, reception.through());
+                    let missed = reception.missed();
                     let bytes = batch.write(to, identity, |writer| {
-                        writer.report(&about, joined, through, reception.lost());
+                        writer.report(&about, joined, through, missed, reception.lost());
                     });
                     self.answers.spend(now, bytes);
                     reception.mark_reported(now);
@@ -541,14 +667,20 @@ impl Met {
 }
 
 impl Remote {
-    fn new(now: Timestamp, header: &Header, from: SocketAddr) -> Self {
+    fn new(now: Timestamp, header: &Header, from: SocketAddr, tuning: Tuning) -> Self {
         Self {
             session: header.session,
             from,
             number: header.number,
             heard: now,
             clock: None,
-            path: PATH_UNKNOWN,
+            path: Path {
+                grtt_ns: GRTT_INITIAL_NS,
+                group_size: GroupSize::RECOMMENDED.get(),
+                scouting: Scouting::Nobody,
+                tuning,
+            },
+            scouts_named: Timestamp::ZERO,
             state: State::Live,
             streams: BTreeMap::new(),
             ended: VecDeque::new(),
@@ -584,6 +716,7 @@ impl Remote {
             reception.give_up();
             reception.advance(now, origin, path, rng, out);
             reception.give_up_open(origin, out);
+            reception.drop_parity();
         }
         out.push(Event::SessionEnded { origin, reason });
         if reason == EndReason::Silent {

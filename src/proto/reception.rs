@@ -6,47 +6,64 @@ use bytes::{Bytes, BytesMut};
 
 use crate::rng::Rng;
 use crate::time::Timestamp;
-use crate::wire::{Advert, MESSAGE_BYTES_MAX, Place, QuantDuration, SeqNo, SeqRange, StreamId};
+use crate::wire::{
+    Advert, BLOCK_LEN, Block, BlockNeed, MESSAGE_BYTES_MAX, Parity, Place, QuantDuration, SeqNo,
+    SeqRange, SkipReason, StreamId,
+};
 
+use super::blocks::Blocks;
 use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
-use super::window::{Inserted, Next, ReceiveWindow, Stored};
+use super::tuning::{
+    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, REPORT_GAP_MAX_NS, REPORT_GAP_MIN_NS,
+    REPORT_GAP_PER_RECEIVER_NS, REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT,
+    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, Tuning,
+};
+use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
 
-/// First wait for a repair: longer than the source's shortest hold-off, or the next NACK would fall into it (R-NACK-4).
-const RETRY_MIN_NS: u64 = 750_000;
-/// Longest wait between two NACKs for the same gap: four a second while a source cannot answer.
-const RETRY_MAX_NS: u64 = 250_000_000;
-/// NACKs for a gap before the wait doubles. At 20 % loss each way a round fails four times in ten; eight failures in a row
-/// (7 in 10,000) are no longer loss but congestion, or a source that is gone. With three, 200 agents at 20 % loss stood
-/// still for half a second now and then.
-const RETRIES_FLAT: u8 = 8;
-/// The robust factor: how often a gap is asked for before it is given up (R-NACK-5). At the longest wait this is about a
-/// quarter of a minute, far longer than any repair that a source is able to make.
-const ROBUST_FACTOR: u8 = 64;
 /// Runs of lost numbers that a report can tell. The oldest are merged when there are more, so a report may claim too
 /// little but never too much (R-REP-3).
 const LOST_RUNS_MAX: usize = 64;
-/// Shortest time between two reports of one stream (R-REP-2).
-const REPORT_GAP_MIN_NS: u64 = 5_000_000;
-/// Longest time between two reports of one stream while it moves.
-const REPORT_GAP_MAX_NS: u64 = 2_000_000_000;
-/// Time between two reports for each receiver of the group: the whole group sends at most 10,000 a second.
-const REPORT_GAP_PER_RECEIVER_NS: u64 = 100_000;
-/// Longest spread: a source that claims a billion receivers is not believed.
-const REPORT_SPREAD_MAX_NS: u64 = 100_000_000;
-/// Longest back-off that a source may ask for.
-const BACKOFF_MAX_NS: u64 = 1_000_000_000;
-/// Spread of the first reports after a quiet time for each receiver of the group: 500 answer within 2.5 ms, at the 200,000
-/// datagrams a second that one thread can take in.
-const REPORT_SPREAD_PER_RECEIVER_NS: u64 = 5_000;
+/// Blocks that one request for parity names; the rest follows in the next.
+const NEEDS_MAX: usize = 128;
 
 /// What a receiver knows of the source of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Path {
     pub(super) grtt_ns: u64,
     pub(super) group_size: u64,
+    pub(super) scouting: Scouting,
+    /// How this receiver asks.
+    pub(super) tuning: Tuning,
+}
+
+/// Who asks first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scouting {
+    /// Nobody has been named.
+    Nobody,
+    /// We do.
+    We,
+    /// Others do.
+    Others,
+}
+
+impl Path {
+    /// How long to wait before asking for a gap just found (R-BACK-2, R-SCOUT-2).
+    fn wait_ns(&self, backoff: QuantDuration, rng: &mut Rng) -> u64 {
+        let backoff_ns = backoff.nanos().min(BACKOFF_MAX_NS);
+        match self.scouting {
+            _ if backoff_ns == 0 => 0,
+            Scouting::We => 0,
+            Scouting::Nobody => backoff::draw(backoff_ns, self.group_size, rng),
+            Scouting::Others => {
+                let first = self.grtt_ns * SCOUTS_FIRST_QUARTERS / 4;
+                first + backoff::draw(backoff_ns, self.group_size, rng)
+            }
+        }
+    }
 }
 
 /// One stream as a receiver keeps it.
@@ -56,6 +73,12 @@ pub(super) struct Reception {
     /// The first number it counts on.
     pub(super) joined: SeqNo,
     window: ReceiveWindow,
+    /// Parity and what it needs, where the stream is coded.
+    blocks: Option<Box<Blocks>>,
+    /// Where this life of the receiver began.
+    began: SeqNo,
+    /// Numbers that were found missing, ever.
+    missed: u64,
     assembly: Option<Assembly>,
     /// The parts of the message on its way in, kept as they came and put together once, when it is whole.
     parts: Vec<Bytes>,
@@ -66,6 +89,8 @@ pub(super) struct Reception {
     lost: VecDeque<SeqRange>,
     backoff: QuantDuration,
     nack_due: Timestamp,
+    /// When a repair last came.
+    answered: Timestamp,
     report_due: Timestamp,
     reported: Timestamp,
     closing: Closing,
@@ -96,6 +121,9 @@ impl Reception {
             stream,
             joined: start,
             window: ReceiveWindow::new(start, len_max.get()),
+            blocks: None,
+            began: start,
+            missed: 0,
             assembly: None,
             parts: Vec::new(),
             parts_cost: 0,
@@ -104,6 +132,7 @@ impl Reception {
             lost: VecDeque::new(),
             backoff: QuantDuration::default(),
             nack_due: Timestamp::FAR_FUTURE,
+            answered: Timestamp::ZERO,
             report_due: Timestamp::FAR_FUTURE,
             reported: Timestamp::ZERO,
             closing: Closing::Open,
@@ -137,8 +166,19 @@ impl Reception {
     }
 
     /// Memory held by what waits: segments out of order, and the message on its way in.
-    pub(super) const fn bytes(&self) -> usize {
-        self.window.bytes() + self.parts_cost
+    pub(super) fn bytes(&self) -> usize {
+        let blocks = self.blocks.as_ref().map_or(0, |blocks| blocks.bytes());
+        self.window.bytes() + self.parts_cost + blocks
+    }
+
+    /// Numbers that were found missing, as a report tells it: modulo 2^32.
+    pub(super) const fn missed(&self) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "told modulo 2^32 (R-REP-5)"
+        )]
+        let missed = self.missed as u32;
+        missed
     }
 
     /// When a NACK or a report is due.
@@ -183,22 +223,104 @@ impl Reception {
         path: Path,
         rng: &mut Rng,
     ) -> Result<Inserted, Discard> {
-        let due = now.plus_nanos(backoff::draw(
-            self.backoff.nanos().min(BACKOFF_MAX_NS),
-            path.group_size,
-            rng,
-        ));
+        let end = self.window.high_water();
+        let due = if seq > end {
+            now.plus_nanos(self.wait_ns(seq, path, rng))
+        } else {
+            Timestamp::FAR_FUTURE
+        };
+        let is_repair = segment.is_repair;
         let inserted = self.window.insert(seq, segment, due);
+        if is_repair && inserted == Inserted::Kept {
+            self.answered = now;
+        }
         match inserted {
-            Inserted::Kept => Ok(inserted),
+            Inserted::Kept => Ok(self.enter_block(now, seq, end, inserted, path, rng)),
             Inserted::KeptBehindGap => {
+                self.missed += seq.since(end);
                 self.nack_due = self.nack_due.min(due);
-                Ok(inserted)
+                Ok(self.enter_block(now, seq, end, inserted, path, rng))
             }
             Inserted::Duplicate => Err(Discard::Duplicate),
             Inserted::Beyond => Err(Discard::Beyond),
             Inserted::Full => Err(Discard::Full),
         }
+    }
+
+    /// How long a gap waits that `seq` behind it shows. In a coded stream the rest of its block is waited for, since one
+    /// request then speaks for all that the block lacks (R-NEED-2).
+    fn wait_ns(&self, seq: SeqNo, path: Path, rng: &mut Rng) -> u64 {
+        let wait = path.wait_ns(self.backoff, rng);
+        let is_block_over = Block::first_of(seq) >= self.window.high_water();
+        if self.blocks.is_some() && !is_block_over {
+            wait + BLOCK_WAIT_NS
+        } else {
+            wait
+        }
+    }
+
+    /// The first segment of a later block: what waited for the rest of its block waits no more.
+    fn enter_block(
+        &mut self,
+        now: Timestamp,
+        seq: SeqNo,
+        end: SeqNo,
+        inserted: Inserted,
+        path: Path,
+        rng: &mut Rng,
+    ) -> Inserted {
+        let first = Block::first_of(seq);
+        if self.blocks.is_some() && first >= end && self.window.has_gaps() {
+            let due = now.plus_nanos(path.wait_ns(self.backoff, rng));
+            for gap in self.window.gaps_mut() {
+                if gap.asks == 0 && gap.range.first() < first {
+                    gap.due = gap.due.min(due);
+                }
+            }
+            self.nack_due = self.nack_due.min(due);
+        }
+        inserted
+    }
+
+    /// Takes one parity shard in, and mends what can be mended with it; how many segments that were.
+    pub(super) fn insert_parity(
+        &mut self,
+        now: Timestamp,
+        parity: &Parity<'_>,
+        shard: Bytes,
+        path: Path,
+        rng: &mut Rng,
+    ) -> Result<u64, Discard> {
+        // What it covers exists: a block's last segments may be among the lost.
+        self.extend(now, parity.block.range().end(), path, rng);
+        if parity.block.range().end() <= self.through() {
+            return Err(Discard::Duplicate);
+        }
+        let blocks = self.blocks.as_mut().ok_or(Discard::NotOurs)?;
+        blocks.insert(parity.block, parity.index, shard)?;
+        self.answered = now;
+        Ok(self.mend(now, path, rng))
+    }
+
+    /// Mends every block that parity suffices for; how many segments came of it.
+    pub(super) fn mend(&mut self, now: Timestamp, path: Path, rng: &mut Rng) -> u64 {
+        let mut mended = 0;
+        while let Some(blocks) = &mut self.blocks
+            && let Some(segments) = blocks.mend(&self.window)
+        {
+            for (seq, place, payload) in segments {
+                let cost = payload.len() + super::receiver::ENTRY_BYTES;
+                let segment = Stored {
+                    place,
+                    payload,
+                    is_repair: true,
+                    cost,
+                };
+                // What was given up meanwhile stays given up.
+                mended += u64::from(self.insert(now, seq, segment, path, rng).is_ok());
+            }
+        }
+        mended
     }
 
     /// Learns from a heartbeat that everything below `next` exists; whether that shows a gap.
@@ -209,27 +331,51 @@ impl Reception {
         path: Path,
         rng: &mut Rng,
     ) -> bool {
-        let due = now.plus_nanos(backoff::draw(
-            self.backoff.nanos().min(BACKOFF_MAX_NS),
-            path.group_size,
-            rng,
-        ));
+        let before = self.window.high_water();
+        if next <= before {
+            return false;
+        }
+        let due = now.plus_nanos(self.wait_ns(next, path, rng));
         let shows_gap = self.window.extend(next, due);
         if shows_gap {
+            self.missed += self.window.high_water().since(before);
             self.nack_due = self.nack_due.min(due);
         }
         shows_gap
     }
 
+    /// Numbers that will never come (R-SKIP-2).
+    pub(super) fn skip(
+        &mut self,
+        now: Timestamp,
+        range: SeqRange,
+        why: SkipReason,
+        path: Path,
+        rng: &mut Rng,
+    ) {
+        let due = now.plus_nanos(self.wait_ns(range.end(), path, rng));
+        self.window.skip(range, why, due);
+        self.nack_due = self.window.next_due();
+    }
+
     /// Takes in how long the source lets receivers wait: before the segments that may show a gap (R-BACK-2).
-    pub(super) const fn heed_backoff(&mut self, advert: &Advert) {
+    pub(super) fn heed_backoff(&mut self, advert: &Advert) {
         self.backoff = advert.backoff;
+        if advert.is_coded && self.blocks.is_none() {
+            self.blocks = Some(Box::new(Blocks::new(self.began.max(self.through()))));
+            self.window.cut_gaps(BLOCK_LEN);
+        }
     }
 
     /// Takes in what the source tells about the stream: below trail nothing can be had any more.
     pub(super) fn heed(&mut self, advert: &Advert) {
-        self.backoff = advert.backoff;
+        self.heed_backoff(advert);
         self.window.give_up_before(advert.trail);
+    }
+
+    /// Nothing can be mended any more.
+    pub(super) fn drop_parity(&mut self) {
+        self.blocks = None;
     }
 
     /// Gives up everything that is missing.
@@ -255,23 +401,47 @@ impl Reception {
         let before = self.through();
         while let Some(next) = self.window.pop() {
             match next {
-                Next::Segment(seq, segment) => self.take(seq, segment, origin, out),
-                Next::Lost(range) => {
-                    let first = self
-                        .assembly
-                        .take()
-                        .map_or(range.first(), |open| open.first);
-                    self.drop_parts();
-                    self.is_synced = true;
-                    self.report_lost(first, range.end(), origin, out);
+                Next::Segment(seq, segment) => {
+                    if let Some(blocks) = &mut self.blocks {
+                        blocks.remember(seq, &segment);
+                    }
+                    self.take(seq, segment, origin, out);
                 }
+                Next::Lost(range) => self.pass_over(range, None, origin, out),
+                Next::Skipped(range, why) => self.pass_over(range, Some(why), origin, out),
             }
         }
         if self.through() != before {
+            if let Some(blocks) = &mut self.blocks {
+                blocks.forget_before(self.window.contiguous());
+            }
             self.schedule_report(now, path, rng);
         }
         if !self.window.has_gaps() {
             self.nack_due = Timestamp::FAR_FUTURE;
+        }
+    }
+
+    /// Numbers that will not come, and with them the message they were to go on with.
+    fn pass_over(
+        &mut self,
+        range: SeqRange,
+        skipped: Option<SkipReason>,
+        origin: Origin,
+        out: &mut Output,
+    ) {
+        let open = self.assembly.take().map(|open| open.first);
+        let first = open.unwrap_or(range.first());
+        self.drop_parts();
+        self.is_synced = true;
+        match skipped {
+            None => self.report_lost(first, range.end(), origin, out),
+            Some(why) => {
+                if let Some(range) = SeqRange::new(first, range.end()) {
+                    out.skipped(origin, self.stream, range, why);
+                    self.remember_lost(range);
+                }
+            }
         }
     }
 
@@ -395,6 +565,11 @@ impl Reception {
             return;
         };
         out.lost(origin, self.stream, range);
+        self.remember_lost(range);
+    }
+
+    /// A report must not claim it (R-REP-3).
+    fn remember_lost(&mut self, range: SeqRange) {
         let adjoining = self
             .lost
             .back_mut()
@@ -414,29 +589,53 @@ impl Reception {
     }
 
     /// The gaps to ask for now, lowest first, all in one round; each is moved on in its repair cycle by
-    /// [`Reception::mark_asked`].
-    pub(super) fn gaps_due(
-        &mut self,
-        now: Timestamp,
-        path: Path,
-    ) -> impl Iterator<Item = SeqRange> {
+    /// [`Reception::mark_asked`]. Those that parity is to mend are left to [`Reception::needs_due`].
+    pub(super) fn gaps_due(&self, now: Timestamp, path: Path) -> impl Iterator<Item = SeqRange> {
         // What would be due before a repair could come goes along: one datagram for all (R-NACK-3).
         let until = now.plus_nanos(path.grtt_ns / 2);
         self.window
-            .gaps_mut()
-            .filter(move |gap| gap.due <= until)
+            .gaps()
+            .filter(move |gap| gap.due <= until && !self.is_for_parity(gap.range))
             .map(|gap| gap.range)
+            .take(path.tuning.gaps_per_nack)
+    }
+
+    /// The blocks to ask parity for now, lowest first.
+    pub(super) fn needs_due(&self, now: Timestamp, path: Path) -> Vec<BlockNeed> {
+        let Some(blocks) = &self.blocks else {
+            return Vec::new();
+        };
+        let until = now.plus_nanos(path.grtt_ns / 2);
+        let mut needs: Vec<BlockNeed> = Vec::new();
+        let gaps = self.window.gaps().filter(|gap| gap.due <= until);
+        for gap in gaps.filter(|gap| self.is_for_parity(gap.range)) {
+            let first = Block::first_of(gap.range.first());
+            if needs.len() < NEEDS_MAX && needs.last().is_none_or(|last| last.block.first < first) {
+                needs.extend(blocks.need(first, self.window.high_water(), &self.window));
+            }
+        }
+        needs
+    }
+
+    /// Whether parity mends a gap; else it began before we did, and its numbers are asked for one by one.
+    fn is_for_parity(&self, range: SeqRange) -> bool {
+        let first = Block::first_of(range.first());
+        self.blocks
+            .as_ref()
+            .is_some_and(|blocks| blocks.can_mend(first))
     }
 
     /// Gives up the gaps that have been asked for often enough and whose last wait is over (R-NACK-5).
     pub(super) fn give_up_exhausted(&mut self, now: Timestamp) {
-        if self.nack_due <= now {
+        let has_been_answered =
+            self.answered != Timestamp::ZERO && now.nanos_since(self.answered) < ANSWERED_NS;
+        if self.nack_due <= now && !has_been_answered {
             for gap in self
                 .window
                 .gaps_mut()
                 .filter(|gap| gap.asks >= ROBUST_FACTOR && gap.due <= now)
             {
-                gap.is_lost = true;
+                gap.fate = Fate::Lost;
             }
         }
     }
@@ -448,14 +647,39 @@ impl Reception {
     /// The first `named` of the gaps due have been asked for.
     pub(super) fn mark_asked(&mut self, now: Timestamp, named: usize, path: Path, rng: &mut Rng) {
         let until = now.plus_nanos(path.grtt_ns / 2);
-        for gap in self
-            .window
-            .gaps_mut()
-            .filter(|gap| gap.due <= until)
-            .take(named)
-        {
+        let blocks = self.blocks.as_deref();
+        let is_for_parity = |gap: &Gap| {
+            blocks.is_some_and(|blocks| blocks.can_mend(Block::first_of(gap.range.first())))
+        };
+        let due = self.window.gaps_mut().filter(|gap| gap.due <= until);
+        for gap in due.filter(|gap| !is_for_parity(gap)).take(named) {
             gap.asks = gap.asks.saturating_add(1);
-            gap.due = now.plus_nanos(retry_ns(gap.asks, path.grtt_ns, rng));
+            gap.due = now.plus_nanos(retry_ns(gap.asks, path, rng));
+        }
+        self.nack_due = self.window.next_due();
+    }
+
+    /// Parity has been asked for these blocks; where there was nothing to ask for, that is looked at again like a request.
+    pub(super) fn mark_needed(
+        &mut self,
+        now: Timestamp,
+        needs: &[BlockNeed],
+        path: Path,
+        rng: &mut Rng,
+    ) {
+        let Some(blocks) = &self.blocks else {
+            return;
+        };
+        let until = now.plus_nanos(path.grtt_ns / 2);
+        let gaps = self.window.gaps_mut();
+        for gap in gaps.filter(|gap| blocks.can_mend(Block::first_of(gap.range.first()))) {
+            // A block speaks for all its gaps, due or not.
+            let first = Block::first_of(gap.range.first());
+            let is_named = needs.binary_search_by_key(&first, |need| need.block.first);
+            if is_named.is_ok() || (gap.due <= until && needs.len() < NEEDS_MAX) {
+                gap.asks = gap.asks.saturating_add(1);
+                gap.due = now.plus_nanos(retry_ns(gap.asks, path, rng));
+            }
         }
         self.nack_due = self.window.next_due();
     }
@@ -505,8 +729,9 @@ fn report_spread_ns(path: Path) -> u64 {
 
 /// How long to wait for a repair before asking again (R-NACK-4): two round trips, at first, and up to half as much more,
 /// so that receivers who lost the same repair do not ask in step.
-fn retry_ns(asks: u8, grtt_ns: u64, rng: &mut Rng) -> u64 {
-    let base = (2 * grtt_ns).clamp(RETRY_MIN_NS, RETRY_MAX_NS);
+fn retry_ns(asks: u8, path: Path, rng: &mut Rng) -> u64 {
+    let shortest = path.tuning.retry_min_ns.min(RETRY_MAX_NS);
+    let base = (2 * path.grtt_ns).clamp(shortest, RETRY_MAX_NS);
     let doublings = u32::from(asks.saturating_sub(RETRIES_FLAT)).min(20);
     let wait = base.saturating_mul(1 << doublings).min(RETRY_MAX_NS);
     wait + rng.below(wait / 2)

@@ -1,6 +1,6 @@
 //! The sending half of an endpoint: its streams, their pacing, and its answers to NACKs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -8,24 +8,42 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    DatagramWriter, GroupId, Heartbeat, Lane, Nack, QuantCount, QuantDuration, SeqRange, Squelch,
-    StreamId,
+    Advert, BLOCK_LEN, DatagramWriter, GroupId, Lane, Nack, Need, Pace, Parity, QuantCount,
+    QuantDuration, Report, Segment, Sending, SeqNo, SeqRange, SessionId, SkipReason, SourceId,
+    Squelch, StreamId,
 };
 
-use super::config::Config;
+use super::blame::{Blame, Losses};
+use super::config::{Config, Rate};
+use super::flow::{PaceChange, Pacing};
 use super::grtt::Grtt;
+use super::ledger::{Ledger, Told, Verdict};
+use super::output::{Event, Output};
 use super::pacer::Bucket;
-use super::publication::{Full, Publication, message_bytes_max};
+use super::publication::{
+    Asker, Full, NackOutcome, Publication, SKIPS_PER_ANSWER, message_bytes_max,
+};
+use super::terms::Terms;
 use super::transmit::{Destination, Identity, TransmitBatch};
-use super::{Discard, Stats};
+use super::tuning::{
+    BURST_BYTES, COPY_BURST_BYTES, COPY_BYTES_MAX, COPY_RATE_SHARE, NUMBERS_PER_NACK_MAX,
+    NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning,
+};
+use super::{Discard, Stats, backoff};
 
-/// What may go out back to back before the rate bites: 46 datagrams of 1,400 bytes fit in the smallest receive buffer
-/// that a stock Linux grants (208 KiB, of which each datagram takes about 2.3 KiB).
-const BURST_BYTES: u64 = 64 * 1_024;
 /// Streams one endpoint may publish on: the 128 groups that a floor may have, three lanes each.
 const STREAMS_MAX: usize = 384;
-/// Shortest hold-off (R-HOLD-1): a repair that was sent this long ago is on the wire or in a receiver's queue.
-const HOLD_OFF_MIN_NS: u64 = 500_000;
+/// Receivers to be told about their pace, at most; further ones are told when they change again.
+const PACE_TOLD_MAX: usize = 1_024;
+
+/// Runs of one request that are watched for whose fault they are; a request with more speaks of the same trouble.
+const RANGES_WATCHED_MAX: usize = 8;
+
+/// Blocks of one request for parity that are taken; what is still missing is asked for again: as many numbers as one NACK
+/// may ask for.
+const BLOCKS_PER_NEED_MAX: usize = 64;
+/// Scouts of a group at most: their names are in every heartbeat of an uneasy floor.
+const SCOUTS_MAX: usize = 16;
 
 /// Why a message was not published. Nothing of it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -53,25 +71,56 @@ pub enum PublishError {
 #[derive(Debug)]
 pub(super) struct Sender {
     publications: BTreeMap<StreamId, Publication>,
-    data: Bucket,
+    tuning: Tuning,
+    pacing: Pacing,
     repair: Bucket,
+    copies: Bucket,
     grtt: Grtt,
-    backoff: QuantDuration,
+    ledger: Ledger,
+    losses: Losses,
+    backoff: backoff::Controller,
+    scouts: BTreeMap<GroupId, Scouts>,
     group_size: u64,
+    pace_told: VecDeque<(SocketAddr, Pace)>,
     /// Where the next search for data to send begins, so that groups of one lane take turns.
     turn: usize,
     is_closed: bool,
 }
 
+/// Who asks first in a group.
+#[derive(Debug)]
+struct Scouts {
+    ids: Vec<SourceId>,
+    /// Then they are chosen anew.
+    until: Timestamp,
+}
+
+/// What a NACK is answered with at once, by whoever it came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// It asked for what the window no longer holds (R-SQ-1).
+    pub(super) squelch: Option<Squelch>,
+    /// It asked for what will never come (R-SKIP-3).
+    pub(super) skipped: [Option<(SeqRange, SkipReason)>; SKIPS_PER_ANSWER],
+    pub(super) stream: Option<StreamId>,
+}
+
 impl Sender {
     pub(super) fn new(config: &Config) -> Self {
+        let copy_rate = Rate::try_from(config.data_rate.get() / COPY_RATE_SHARE);
         Self {
             publications: BTreeMap::new(),
-            data: Bucket::new(config.data_rate, BURST_BYTES),
+            tuning: config.tuning,
+            pacing: Pacing::new(config),
             repair: Bucket::new(config.repair_rate, BURST_BYTES),
+            copies: Bucket::new(copy_rate.unwrap_or(Rate::MIN), COPY_BURST_BYTES),
             grtt: Grtt::new(),
-            backoff: QuantDuration::at_least(config.backoff),
+            ledger: Ledger::new(config.repair_rate),
+            losses: Losses::default(),
+            backoff: backoff::Controller::new(config.tuning.backoff),
+            scouts: BTreeMap::new(),
             group_size: config.group_size.get(),
+            pace_told: VecDeque::new(),
             turn: 0,
             is_closed: false,
         }
@@ -115,6 +164,7 @@ impl Sender {
         now: Timestamp,
         stream: StreamId,
         payload: Bytes,
+        terms: Terms,
         config: &Config,
         stats: &mut Stats,
     ) -> Result<SeqRange, PublishError> {
@@ -123,14 +173,15 @@ impl Sender {
         let publication = self
             .publications
             .entry(stream)
-            .or_insert_with(|| Publication::new(stream, now));
-        let (range, evicted) = publication
-            .publish(payload, config)
+            .or_insert_with(|| Publication::new(stream, config.tuning, now));
+        let published = publication
+            .publish(payload, terms, config)
             .map_err(|full| full.for_message(len))?;
         stats.messages_published += 1;
         stats.payload_bytes += len as u64;
-        stats.evicted += evicted;
-        Ok(range)
+        stats.evicted += published.evicted;
+        stats.messages_superseded += u64::from(published.has_superseded);
+        Ok(published.range)
     }
 
     pub(super) fn close(&mut self, now: Timestamp) {
@@ -149,7 +200,7 @@ impl Sender {
         self.group_size = receivers.max(1);
     }
 
-    /// Whether everything published has been sent at least once.
+    /// Whether everything published has been sent at least once, or taken back.
     pub(super) fn is_idle(&self) -> bool {
         !self.publications.values().any(Publication::has_unsent)
     }
@@ -158,56 +209,327 @@ impl Sender {
         self.grtt.nanos()
     }
 
-    pub(super) fn observe_echo(&mut self, now: Timestamp, echo: Option<crate::wire::Echo>) {
-        if let Some(echo) = echo {
-            self.grtt.observe(now, echo);
-        }
+    pub(super) fn backoff_ns(&self) -> u64 {
+        self.backoff.nanos()
     }
 
-    /// Answers a NACK; `Some` is a squelch for whoever asked (R-SQ-1).
+    pub(super) const fn rate(&self) -> Rate {
+        self.pacing.rate()
+    }
+
+    pub(super) const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Takes a report in.
+    pub(super) fn handle_report(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        (station, session): (SourceId, SessionId),
+        report: &Report<'_>,
+    ) {
+        if let Some(echo) = report.echo {
+            self.grtt.observe(now, echo);
+        }
+        let stream = report.stream;
+        let told = Told {
+            session,
+            through: report.through,
+            missed: report.missed,
+        };
+        self.ledger.report(now, station, from, stream, told);
+        self.pacing.reported(now, stream, &self.ledger);
+    }
+
+    /// Takes a NACK's numbers in.
     pub(super) fn handle_nack(
         &mut self,
         now: Timestamp,
         from: SocketAddr,
+        station: SourceId,
         nack: &Nack<'_>,
-        stats: &mut Stats,
-    ) -> Result<Option<Squelch>, Discard> {
+        out: &mut Output,
+    ) -> Result<Answer, Discard> {
+        let numbers: u64 = nack.ranges().map(SeqRange::len).sum();
+        let numbers = numbers.min(NUMBERS_PER_NACK_MAX);
+        let asker = self.admit(now, from, station, nack.stream, numbers, out)?;
+        if let Some(echo) = nack.echo {
+            self.grtt.observe(now, echo);
+        }
         let hold_off_ns = self.hold_off_ns();
         let publication = self
             .publications
             .get_mut(&nack.stream)
             .ok_or(Discard::NotOurs)?;
-        stats.nacks_received += 1;
-        let outcome = publication.handle_nack(now, from, nack.ranges(), hold_off_ns);
-        stats.nacks_held_off += outcome.held_off;
-        stats.nacks_unknown = stats.nacks_unknown.saturating_add(outcome.unknown);
-        stats.nacks_over_budget += u64::from(outcome.over_budget);
-        let trail = publication.trail();
-        self.observe_echo(now, nack.echo);
-        if outcome.below_trail && self.repair.is_ready(now) {
-            self.repair.spend(now, SQUELCH_BYTES);
-            stats.squelches_sent += 1;
-            return Ok(Some(Squelch {
-                stream: nack.stream,
-                trail,
-            }));
+        let sent = publication.unsent();
+        let outcome = publication.handle_nack(now, asker, nack.ranges(), hold_off_ns);
+        for range in nack.ranges().take(RANGES_WATCHED_MAX) {
+            if range.first() < sent {
+                self.watch(now, station, nack.stream, range, out);
+            }
         }
-        Ok(None)
+        Ok(self.conclude(now, station, nack.stream, &outcome, out))
     }
 
-    /// When something is to be sent next.
-    pub(super) fn poll_timeout(&self) -> Timestamp {
-        let mut due = Timestamp::FAR_FUTURE;
-        for publication in self.publications.values() {
-            due = due.min(publication.heartbeat_due());
-            if publication.has_unsent() {
-                due = due.min(self.data.ready_at());
+    /// Takes a request for parity in.
+    pub(super) fn handle_need(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        station: SourceId,
+        need: &Need<'_>,
+        out: &mut Output,
+    ) -> Result<Answer, Discard> {
+        let blocks = need.blocks().take(BLOCKS_PER_NEED_MAX);
+        let shards = blocks.map(|need| u64::from(need.shards)).sum();
+        let asker = self.admit(now, from, station, need.stream, shards, out)?;
+        if let Some(echo) = need.echo {
+            self.grtt.observe(now, echo);
+        }
+        let hold_off_ns = self.hold_off_ns();
+        let publication = self
+            .publications
+            .get_mut(&need.stream)
+            .ok_or(Discard::NotOurs)?;
+        let sent = publication.unsent();
+        let mut outcome = NackOutcome {
+            over_budget: need.blocks().nth(BLOCKS_PER_NEED_MAX).is_some(),
+            ..NackOutcome::default()
+        };
+        for block in need.blocks().take(BLOCKS_PER_NEED_MAX) {
+            publication.handle_need(now, asker, block, hold_off_ns, &mut outcome);
+        }
+        for block in need.blocks().take(RANGES_WATCHED_MAX) {
+            if block.block.first < sent {
+                let range = SeqRange::new(block.block.first, block.block.first.plus(BLOCK_LEN));
+                let range = range.unwrap_or(SeqRange::one(block.block.first));
+                self.watch(now, station, need.stream, range, out);
             }
-            if publication.has_repairs() {
-                due = due.min(self.repair.ready_at());
+        }
+        Ok(self.conclude(now, station, need.stream, &outcome, out))
+    }
+
+    /// Whether a request is taken in, and how it is to be answered (R-BUDGET-1).
+    fn admit(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        station: SourceId,
+        stream: StreamId,
+        numbers: u64,
+        out: &mut Output,
+    ) -> Result<Asker, Discard> {
+        if !self.publications.contains_key(&stream) {
+            return Err(Discard::NotOurs);
+        }
+        out.stats.nacks_received += 1;
+        let units = 1 + numbers / NUMBERS_PER_NACK_UNIT;
+        let verdict = self.ledger.judge(now, station, from, stream, units);
+        if verdict == Verdict::Refused {
+            out.stats.nacks_refused += 1;
+            return Err(Discard::Budget);
+        }
+        let is_alone = verdict == Verdict::Alone;
+        out.stats.nacks_alone += u64::from(is_alone);
+        let scouts = self.scouts.get(&stream.group());
+        let is_scout = scouts.is_some_and(|scouts| scouts.ids.contains(&station));
+        Ok(Asker {
+            from,
+            is_alone,
+            is_for_all: self.backoff.is_raised() && (is_scout || !self.ledger.is_lossy(station)),
+        })
+    }
+
+    /// One receiver lacks `range`: who else does tells whose fault that is, and how long receivers should wait.
+    fn watch(
+        &mut self,
+        now: Timestamp,
+        station: SourceId,
+        stream: StreamId,
+        range: SeqRange,
+        out: &mut Output,
+    ) {
+        let window_ns = self.hold_off_ns() + self.backoff.nanos() + self.grtt.nanos();
+        let askers = self.losses.ask(now, window_ns, station, stream, range);
+        let grtt_ns = self.grtt.nanos();
+        if askers.is_some_and(|askers| self.backoff.asked(now, askers, grtt_ns)) {
+            out.stats.backoff_raised += 1;
+            self.scouts.clear();
+            // What has changed is of use to the next loss: it should be known by then.
+            for publication in self.publications.values_mut() {
+                publication.hurry_heartbeat(now);
+            }
+        }
+        self.judge_losses(now, out);
+    }
+
+    /// Books what a request brought about, and says what is to be answered at once.
+    fn conclude(
+        &mut self,
+        now: Timestamp,
+        station: SourceId,
+        stream: StreamId,
+        outcome: &NackOutcome,
+        out: &mut Output,
+    ) -> Answer {
+        out.stats.nacks_held_off += outcome.held_off;
+        out.stats.nacks_unknown = out.stats.nacks_unknown.saturating_add(outcome.unknown);
+        out.stats.nacks_over_budget += u64::from(outcome.over_budget);
+        self.ledger.charge(
+            now,
+            station,
+            outcome.asked,
+            outcome.queued,
+            outcome.queued_bytes,
+        );
+        let mut answer = Answer::default();
+        let trail = self.publications.get(&stream).map(Publication::trail);
+        if outcome.below_trail && self.repair.is_ready(now) {
+            self.repair.spend(now, ANSWER_BYTES);
+            out.stats.squelches_sent += 1;
+            answer.squelch = trail.map(|trail| Squelch { stream, trail });
+        }
+        if outcome.skipped[0].is_some() && self.repair.is_ready(now) {
+            self.repair.spend(now, ANSWER_BYTES);
+            out.stats.skips_sent += outcome.skipped.iter().flatten().count() as u64;
+            (answer.skipped, answer.stream) = (outcome.skipped, Some(stream));
+        }
+        answer
+    }
+
+    /// Judges the losses that nobody asks for any more.
+    fn judge_losses(&mut self, now: Timestamp, out: &mut Output) {
+        let is_raised = self.backoff.is_raised();
+        loop {
+            let voices = self
+                .losses
+                .front_group()
+                .filter(|_| is_raised)
+                .and_then(|group| self.scouts.get(&group))
+                .map_or(&[][..], |scouts| scouts.ids.as_slice());
+            let Some(closed) = self.losses.close(now, &self.ledger, voices) else {
+                return;
+            };
+            self.backoff.closed(now, closed.askers, closed.until);
+            let counter = match closed.blame {
+                Blame::Edge(_) => &mut out.stats.losses_edge,
+                Blame::Subnet(_) => &mut out.stats.losses_segment,
+                Blame::Source => &mut out.stats.losses_source,
+                Blame::Scattered => &mut out.stats.losses_scattered,
+            };
+            *counter += 1;
+            self.ledger.blame(closed.blame);
+            out.push(Event::LossJudged {
+                stream: closed.stream,
+                blame: closed.blame,
+                askers: closed.askers,
+            });
+        }
+    }
+
+    /// Chooses who asks first in a group, once a second at most.
+    fn name_scouts(&mut self, now: Timestamp, group: GroupId) {
+        let is_due = self
+            .scouts
+            .get(&group)
+            .is_none_or(|scouts| scouts.until <= now);
+        if !is_due || self.group_size < SCOUTS_FROM {
+            return;
+        }
+        let count = usize::from(self.tuning.scouts).min(SCOUTS_MAX);
+        let scouts = Scouts {
+            ids: self.ledger.choose_scouts(now, group, count),
+            until: now.plus_nanos(SCOUTS_EVERY_NS),
+        };
+        self.scouts.insert(group, scouts);
+    }
+
+    /// When something is to be sent next, or looked at.
+    pub(super) fn poll_timeout(&self) -> Timestamp {
+        let mut due = self.losses.due().min(self.pacing.look_due());
+        if !self.pace_told.is_empty() {
+            due = Timestamp::ZERO;
+        }
+        for publication in self.publications.values() {
+            due = due
+                .min(publication.heartbeat_due())
+                .min(publication.terms_due());
+            if publication.has_unsent() {
+                due = due.min(self.pacing.ready_at(publication));
+            }
+            due = due.min(publication.repairs_due().max(self.repair.ready_at()));
+            if let Some((_, at, _)) = publication.peek_again() {
+                due = due.min(at.max(self.repair.ready_at()));
+            }
+            if publication.has_alone() {
+                due = due.min(self.repair.spare_at());
             }
         }
         due
+    }
+
+    /// Does what time has brought: deadlines, losses that are over, and who has fallen behind.
+    fn pass_time(&mut self, now: Timestamp, out: &mut Output) {
+        for publication in self.publications.values_mut() {
+            if publication.terms_due() <= now {
+                out.stats.messages_expired += publication.expire(now);
+            }
+        }
+        out.stats.accounts_unbooked = self.ledger.unbooked;
+        self.judge_losses(now, out);
+        self.backoff.pass(now);
+        if self.pacing.look_due() <= now {
+            self.look_at_pace(now, out);
+        }
+    }
+
+    /// Tells the receivers whose pace has changed, and the owner.
+    fn look_at_pace(&mut self, now: Timestamp, out: &mut Output) {
+        let mut changed = Vec::new();
+        self.pacing.look(
+            now,
+            self.publications.values(),
+            &mut self.ledger,
+            &mut changed,
+        );
+        for (station, stream, change) in changed {
+            let (event, is_behind) = match change {
+                PaceChange::Left(through) => {
+                    out.stats.pace_left += 1;
+                    let event = Event::PaceLeft {
+                        station,
+                        stream,
+                        through,
+                    };
+                    (event, true)
+                }
+                PaceChange::Evicted(seqs) => {
+                    out.stats.receivers_evicted += 1;
+                    let event = Event::Evicted {
+                        station,
+                        stream,
+                        seqs,
+                    };
+                    (event, true)
+                }
+                PaceChange::Rejoined => {
+                    out.stats.pace_rejoined += 1;
+                    (Event::PaceRejoined { station, stream }, false)
+                }
+            };
+            out.push(event);
+            if let Some(from) = self.ledger.address(station)
+                && self.pace_told.len() < PACE_TOLD_MAX
+            {
+                let pace = Pace {
+                    stream,
+                    station,
+                    is_behind,
+                };
+                self.pace_told.push_back((from, pace));
+            }
+        }
     }
 
     /// Writes what is due until the batch is full: repairs and new data, each within its own budget, so neither keeps
@@ -217,66 +539,227 @@ impl Sender {
         now: Timestamp,
         identity: &mut Identity,
         batch: &mut TransmitBatch,
-        stats: &mut Stats,
+        out: &mut Output,
     ) {
+        self.pass_time(now, out);
+        let stats = &mut out.stats;
         while batch.has_room()
             && self.repair.is_ready(now)
-            && self.write_repairs(now, identity, batch, stats)
+            && (self.write_skips(now, identity, batch, stats)
+                || Lane::ALL.into_iter().any(|lane| {
+                    (lane == Lane::Emergency && self.write_again(now, identity, batch, stats))
+                        || self.write_repairs(now, lane, identity, batch, stats)
+                        || self.write_parity(now, lane, identity, batch, stats)
+                }))
+        {}
+        while batch.has_room() && self.write_data(now, identity, batch, stats) {}
+        while batch.has_room()
+            && self.repair.has_spare(now)
+            && (self.write_alone(now, identity, batch, stats)
+                || self.write_parity_alone(now, identity, batch, stats))
         {}
         while batch.has_room()
-            && self.data.is_ready(now)
-            && self.write_data(now, identity, batch, stats)
-        {}
+            && let Some((to, pace)) = self.pace_told.pop_front()
+        {
+            batch.write(Destination::Unicast(to), identity, |writer| {
+                writer.pace(&pace);
+            });
+        }
         while batch.has_room() && self.write_heartbeats(now, identity, batch, stats) {}
     }
 
-    /// One datagram of repairs for one destination, most urgent lane first.
+    /// One datagram of repairs for one destination.
     fn write_repairs(
+        &mut self,
+        now: Timestamp,
+        lane: Lane,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        stats: &mut Stats,
+    ) -> bool {
+        let backoff = self.backoff.quantized();
+        let has = |publication: &mut Publication| {
+            publication.stream.lane() == lane
+                && publication.repairs_due() <= now
+                && publication.peek_repair().is_some()
+        };
+        if let Some(publication) = most_urgent(&mut self.publications, has)
+            && let Some((_, to)) = publication.peek_repair()
+        {
+            let mut repaired = 0;
+            let bytes = batch.write(to, identity, |writer| {
+                while let Some((seq, also_to)) = publication.peek_repair()
+                    && also_to == to
+                    && write_segment(writer, publication, seq, backoff, now, Sending::Repair)
+                {
+                    publication.mark_repaired(now);
+                    repaired += 1;
+                }
+            });
+            stats.repairs_sent += repaired;
+            if matches!(to, Destination::Group(_)) {
+                stats.repairs_multicast += repaired;
+            }
+            self.repair.spend(now, bytes);
+            return bytes > 0;
+        }
+        false
+    }
+
+    /// One datagram of repairs for a receiver that stands back.
+    fn write_alone(
         &mut self,
         now: Timestamp,
         identity: &mut Identity,
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let backoff = self.backoff;
-        for lane in Lane::ALL {
-            for publication in self
-                .publications
-                .values_mut()
-                .filter(|p| p.stream.lane() == lane)
-            {
-                let Some((_, to)) = publication.peek_repair() else {
-                    continue;
-                };
-                let mut repaired = 0;
-                let bytes = batch.write(to, identity, |writer| {
-                    while let Some((seq, also_to)) = publication.peek_repair()
-                        && also_to == to
-                    {
-                        let advert = publication.advert(now, backoff);
-                        let Some(segment) = publication.segment(seq) else {
-                            break;
-                        };
-                        if !writer.segment(publication.stream, seq, &advert, true, &segment) {
-                            break;
-                        }
-                        publication.mark_repaired(now);
-                        repaired += 1;
-                    }
-                });
-                stats.repairs_sent += repaired;
-                if matches!(to, Destination::Group(_)) {
-                    stats.repairs_multicast += repaired;
+        let backoff = self.backoff.quantized();
+        let has = |publication: &mut Publication| publication.peek_alone().is_some();
+        if let Some(publication) = most_urgent(&mut self.publications, has)
+            && let Some((_, to)) = publication.peek_alone()
+        {
+            let bytes = batch.write(to, identity, |writer| {
+                while let Some((seq, also_to)) = publication.peek_alone()
+                    && also_to == to
+                    && write_segment(writer, publication, seq, backoff, now, Sending::Repair)
+                {
+                    publication.mark_alone(now);
+                    stats.repairs_sent += 1;
                 }
-                self.repair.spend(now, bytes);
-                return bytes > 0;
-            }
+            });
+            self.repair.spend(now, bytes);
+            return bytes > 0;
         }
         false
     }
 
+    /// One parity shard.
+    fn write_parity(
+        &mut self,
+        now: Timestamp,
+        lane: Lane,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        stats: &mut Stats,
+    ) -> bool {
+        let backoff = self.backoff.quantized();
+        let has = |publication: &mut Publication| {
+            publication.stream.lane() == lane && publication.has_parity()
+        };
+        if let Some(publication) = most_urgent(&mut self.publications, has) {
+            let stream = publication.stream;
+            let advert = publication.advert(now, backoff);
+            let Some((block, index, shard)) = publication.peek_parity() else {
+                publication.drop_parity();
+                return false;
+            };
+            let to = Destination::Group(stream.group());
+            let bytes = batch.write(to, identity, |writer| {
+                writer.parity(&Parity {
+                    stream,
+                    advert,
+                    block,
+                    index,
+                    shard,
+                });
+            });
+            stats.parity_sent += 1;
+            stats.parity_unasked += u64::from(publication.mark_parity(now));
+            self.repair.spend(now, bytes);
+            return bytes > 0;
+        }
+        false
+    }
+
+    /// One parity shard for a receiver that stands back.
+    fn write_parity_alone(
+        &mut self,
+        now: Timestamp,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        stats: &mut Stats,
+    ) -> bool {
+        let backoff = self.backoff.quantized();
+        let has = |publication: &mut Publication| publication.has_parity_alone();
+        let Some(publication) = most_urgent(&mut self.publications, has) else {
+            return false;
+        };
+        let stream = publication.stream;
+        let advert = publication.advert(now, backoff);
+        let Some((to, block, index, shard)) = publication.peek_parity_alone() else {
+            publication.mark_parity_alone(now);
+            return false;
+        };
+        let bytes = batch.write(Destination::Unicast(to), identity, |writer| {
+            writer.parity(&Parity {
+                stream,
+                advert,
+                block,
+                index,
+                shard,
+            });
+        });
+        publication.mark_parity_alone(now);
+        stats.parity_sent += 1;
+        self.repair.spend(now, bytes);
+        bytes > 0
+    }
+
+    /// One datagram that tells all of a group what will never come (R-SKIP-1).
+    fn write_skips(
+        &mut self,
+        now: Timestamp,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        stats: &mut Stats,
+    ) -> bool {
+        let has = |publication: &mut Publication| publication.has_skips();
+        let Some(publication) = most_urgent(&mut self.publications, has) else {
+            return false;
+        };
+        let stream = publication.stream;
+        let to = Destination::Group(stream.group());
+        let bytes = batch.write(to, identity, |writer| {
+            let told =
+                publication.tell_skips(|why, runs| writer.skip(stream, why, runs.iter().copied()));
+            stats.skips_sent += told as u64;
+        });
+        self.repair.spend(now, bytes);
+        bytes > 0
+    }
+
+    /// One datagram of emergencies, again (R-COPY-2).
+    fn write_again(
+        &mut self,
+        now: Timestamp,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        stats: &mut Stats,
+    ) -> bool {
+        let backoff = self.backoff.quantized();
+        let is_due = |publication: &&mut Publication| {
+            publication.peek_again().is_some_and(|(_, at, _)| at <= now)
+        };
+        let Some(publication) = self.publications.values_mut().find(is_due) else {
+            return false;
+        };
+        let to = Destination::Group(publication.stream.group());
+        let bytes = batch.write(to, identity, |writer| {
+            while let Some((seq, at, _)) = publication.peek_again()
+                && at <= now
+                && write_segment(writer, publication, seq, backoff, now, Sending::Copy)
+            {
+                publication.mark_again(seq);
+                stats.copies_sent += 1;
+            }
+        });
+        self.repair.spend(now, bytes);
+        bytes > 0
+    }
+
     /// One datagram of new data for one group: the most urgent stream's, then whatever else the group is waiting for, as
-    /// far as it fits (R-PACK-3).
+    /// far as it fits (R-PACK-3); in what room is left, the last datagram's small segments again (R-COPY-1).
     fn write_data(
         &mut self,
         now: Timestamp,
@@ -284,37 +767,54 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let Some(group) = self.next_group() else {
+        let Some(group) = self.next_group(now) else {
             return false;
         };
-        let backoff = self.backoff;
-        let publications = &mut self.publications;
+        let backoff = self.backoff.quantized();
+        let (publications, pacing, copies) =
+            (&mut self.publications, &self.pacing, &mut self.copies);
+        let mut segments = 0;
         let bytes = batch.write(Destination::Group(group), identity, |writer| {
             for lane in Lane::ALL {
                 let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) else {
                     continue;
                 };
+                if pacing.ready_at(publication) > now {
+                    continue;
+                }
+                let (first, tail) = (publication.unsent(), publication.tail(now));
                 let advert = publication.advert(now, backoff);
+                let mut is_full = false;
                 while let Some((seq, segment)) = publication.peek_unsent() {
-                    if !writer.segment(publication.stream, seq, &advert, false, &segment) {
-                        return;
+                    is_full =
+                        !writer.segment(publication.stream, seq, &advert, Sending::New, &segment);
+                    if is_full {
+                        break;
                     }
                     publication.mark_sent(now);
-                    stats.segments_sent += 1;
+                    segments += 1;
                 }
+                if publication.unsent() > first {
+                    publication.begin_tail(first);
+                }
+                if is_full {
+                    return;
+                }
+                stats.copies_sent += write_tail(writer, publication, tail, copies, now, &advert);
             }
         });
-        self.data.spend(now, bytes);
+        stats.segments_sent += segments;
+        self.pacing.spend(now, bytes, segments);
         bytes > 0
     }
 
     /// The group to send to next: the most urgent lane that has something, groups in turn (R-LANE-1).
-    fn next_group(&mut self) -> Option<GroupId> {
+    fn next_group(&mut self, now: Timestamp) -> Option<GroupId> {
         for lane in Lane::ALL {
             let waiting = || {
-                self.publications
-                    .values()
-                    .filter(|p| p.stream.lane() == lane && p.has_unsent())
+                self.publications.values().filter(|p| {
+                    p.stream.lane() == lane && p.has_unsent() && self.pacing.ready_at(p) <= now
+                })
             };
             let count = waiting().count();
             if count > 0 {
@@ -326,7 +826,8 @@ impl Sender {
         None
     }
 
-    /// One datagram with every heartbeat that is due for one group.
+    /// One datagram with every heartbeat that is due for one group, and behind them the scouts and the last small
+    /// datagram again.
     fn write_heartbeats(
         &mut self,
         now: Timestamp,
@@ -342,50 +843,115 @@ impl Sender {
             return false;
         };
         let group = first.stream.group();
+        let has_scouts = self.backoff.is_raised();
+        if has_scouts {
+            self.name_scouts(now, group);
+        }
+        let told_size = self.tuning.group_size.unwrap_or(self.group_size);
         let (grtt, group_size, backoff) = (
             self.grtt.quantized(),
-            QuantCount::at_least(self.group_size),
-            self.backoff,
+            QuantCount::at_least(told_size),
+            self.backoff.quantized(),
         );
-        let publications = &mut self.publications;
-        let bytes = batch.write(
-            Destination::Group(group),
-            identity,
-            |writer: &mut DatagramWriter<'_>| {
-                for lane in Lane::ALL {
-                    let Some(publication) = publications.get_mut(&StreamId::new(group, lane))
-                    else {
-                        continue;
-                    };
-                    if publication.heartbeat_due() > now {
-                        continue;
-                    }
-                    let heartbeat = Heartbeat {
-                        stream: publication.stream,
-                        clock_us: now.as_wire_micros(),
-                        next: publication.unsent(),
-                        trail: publication.trail(),
-                        backoff,
-                        grtt,
-                        group_size,
-                        age: publication.age(now),
-                        is_closed: publication.is_closing(),
-                    };
-                    if !writer.heartbeat(&heartbeat) {
-                        return;
-                    }
-                    publication.mark_heartbeat(now);
-                    stats.heartbeats_sent += 1;
+        let (publications, scouts, copies) = (
+            &mut self.publications,
+            self.scouts.get(&group),
+            &mut self.copies,
+        );
+        let bytes = batch.write(Destination::Group(group), identity, |writer| {
+            let mut is_beating = [false; Lane::ALL.len()];
+            for lane in Lane::ALL {
+                let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) else {
+                    continue;
+                };
+                if publication.heartbeat_due() > now {
+                    continue;
                 }
-            },
-        );
+                let heartbeat = publication.heartbeat(now, backoff, grtt, group_size);
+                if !writer.heartbeat(&heartbeat) {
+                    return;
+                }
+                publication.mark_heartbeat(now);
+                stats.heartbeats_sent += 1;
+                is_beating[lane as usize] = true;
+            }
+            if let Some(scouts) = scouts.filter(|scouts| has_scouts && !scouts.ids.is_empty()) {
+                writer.scouts(&scouts.ids);
+            }
+            for lane in Lane::ALL
+                .into_iter()
+                .filter(|&lane| is_beating[lane as usize])
+            {
+                if let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) {
+                    let (tail, advert) = (publication.tail(now), publication.advert(now, backoff));
+                    stats.copies_sent +=
+                        write_tail(writer, publication, tail, copies, now, &advert);
+                }
+            }
+        });
         bytes > 0
     }
 
     /// How long a repair answers for (R-HOLD-1): max(1.5 * GRTT, 0.5 ms).
     fn hold_off_ns(&self) -> u64 {
-        (self.grtt.nanos() * 3 / 2).max(HOLD_OFF_MIN_NS)
+        (self.grtt.nanos() * 3 / 2).max(self.tuning.hold_off_min_ns)
     }
+}
+
+/// The stream of the most urgent lane that `has` something to send.
+fn most_urgent(
+    publications: &mut BTreeMap<StreamId, Publication>,
+    mut has: impl FnMut(&mut Publication) -> bool,
+) -> Option<&mut Publication> {
+    let waiting = publications.values_mut().filter_map(|publication| {
+        let stream = publication.stream;
+        has(publication).then_some(stream)
+    });
+    let stream = waiting.min_by_key(|stream| stream.lane())?;
+    publications.get_mut(&stream)
+}
+
+/// Writes one segment of a stream again; whether it fitted.
+fn write_segment(
+    writer: &mut DatagramWriter<'_>,
+    publication: &Publication,
+    seq: SeqNo,
+    backoff: QuantDuration,
+    now: Timestamp,
+    sending: Sending,
+) -> bool {
+    let advert = publication.advert(now, backoff);
+    publication
+        .segment(seq)
+        .is_some_and(|segment| writer.segment(publication.stream, seq, &advert, sending, &segment))
+}
+
+/// Writes the small segments of `tail` again, as far as room and budget allow (R-COPY-3); how many.
+fn write_tail(
+    writer: &mut DatagramWriter<'_>,
+    publication: &mut Publication,
+    tail: Option<SeqRange>,
+    copies: &mut Bucket,
+    now: Timestamp,
+    advert: &Advert,
+) -> u64 {
+    let Some(tail) = tail.filter(|_| copies.is_ready(now)) else {
+        return 0;
+    };
+    let mut written = 0;
+    let before = writer.bytes();
+    for seq in tail.iter() {
+        let is_small = |segment: &Segment<'_>| segment.payload.len() <= COPY_BYTES_MAX;
+        if let Some(segment) = publication.worth_copying(seq).filter(is_small) {
+            if !writer.segment(publication.stream, seq, advert, Sending::Copy, &segment) {
+                break;
+            }
+            written += 1;
+        }
+    }
+    copies.spend(now, writer.bytes() - before);
+    publication.mark_copied(tail);
+    written
 }
 
 impl Full {
@@ -397,5 +963,6 @@ impl Full {
     }
 }
 
-/// A squelch with its header: less than the smallest NACK that asks for it, so no answer is larger than its question.
-const SQUELCH_BYTES: usize = 58;
+/// A squelch and a skip of two runs with their header: no more than the smallest request that asks for them, so no answer
+/// is larger than its question.
+const ANSWER_BYTES: usize = 90;

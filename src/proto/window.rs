@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::time::Timestamp;
-use crate::wire::{Place, SeqNo, SeqRange};
+use crate::wire::{Place, SeqNo, SeqRange, SkipReason};
 
 /// Gaps kept for one stream. A receiver with more than this has lost most of a window: what would open another gap is
 /// refused, counted, and asked for when earlier gaps have closed.
@@ -29,8 +29,25 @@ pub(super) struct Gap {
     pub(super) due: Timestamp,
     /// How often it has been asked for.
     pub(super) asks: u8,
-    /// Given up: will be reported lost when its turn comes.
-    pub(super) is_lost: bool,
+    /// What is to be told when its turn comes.
+    pub(super) fate: Fate,
+}
+
+/// What becomes of a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It may still come.
+    Hoped,
+    /// Given up.
+    Lost,
+    /// The source took it back.
+    Skipped(SkipReason),
+}
+
+impl Gap {
+    fn is_hoped(&self) -> bool {
+        self.fate == Fate::Hoped
+    }
 }
 
 /// What became of a segment that came.
@@ -53,6 +70,7 @@ pub(super) enum Inserted {
 pub(super) enum Next {
     Segment(SeqNo, Stored),
     Lost(SeqRange),
+    Skipped(SeqRange, SkipReason),
 }
 
 /// What a receiver holds of one stream.
@@ -65,6 +83,8 @@ pub(super) struct ReceiveWindow {
     /// The high-water mark: one after the highest number known to exist.
     end: SeqNo,
     len_max: u64,
+    /// Gaps end where a block of so many numbers does, so that each has one repair cycle.
+    block_len: Option<u64>,
     stored: VecDeque<(SeqNo, Stored)>,
     gaps: VecDeque<Gap>,
     cost: usize,
@@ -76,18 +96,24 @@ impl ReceiveWindow {
             next: start,
             end: start,
             len_max,
+            block_len: None,
             stored: VecDeque::new(),
             gaps: VecDeque::new(),
             cost: 0,
         }
     }
 
+    /// From now on no gap reaches over the end of a block of `len` numbers.
+    pub(super) const fn cut_gaps(&mut self, len: u64) {
+        self.block_len = Some(len);
+    }
+
     pub(super) const fn contiguous(&self) -> SeqNo {
         self.next
     }
 
-    #[cfg(test)]
-    const fn high_water(&self) -> SeqNo {
+    /// One after the highest number known to exist.
+    pub(super) const fn high_water(&self) -> SeqNo {
         self.end
     }
 
@@ -103,7 +129,12 @@ impl ReceiveWindow {
     /// Learns that all numbers below `end` exist. Returns whether that shows a gap; what lies beyond the window is left
     /// for a later heartbeat.
     pub(super) fn extend(&mut self, end: SeqNo, due: Timestamp) -> bool {
-        let end = end.min(self.next.plus(self.len_max));
+        let mut end = end.min(self.next.plus(self.len_max));
+        if let Some(len) = self.block_len {
+            // As many blocks as the table has room for; the next heartbeat tells of the rest.
+            let room = (GAPS_MAX - self.gaps.len()) as u64;
+            end = end.min(self.end.plus(room.saturating_sub(2) * len));
+        }
         let Some(range) = SeqRange::new(self.end, end) else {
             return false;
         };
@@ -151,14 +182,16 @@ impl ReceiveWindow {
             self.next = seq.plus(1);
             return Some(Next::Segment(seq, segment));
         }
-        let lost = self
+        let gap = *self
             .gaps
             .front()
-            .filter(|gap| gap.is_lost && gap.range.first() == self.next)?
-            .range;
+            .filter(|gap| !gap.is_hoped() && gap.range.first() == self.next)?;
         self.gaps.pop_front();
-        self.next = lost.end();
-        Some(Next::Lost(lost))
+        self.next = gap.range.end();
+        Some(match gap.fate {
+            Fate::Skipped(why) => Next::Skipped(gap.range, why),
+            Fate::Hoped | Fate::Lost => Next::Lost(gap.range),
+        })
     }
 
     /// Gives up every missing number below `trail`: it cannot be had any more (R-WIN-3).
@@ -172,7 +205,7 @@ impl ReceiveWindow {
                     range,
                     due,
                     asks: 0,
-                    is_lost: true,
+                    fate: Fate::Lost,
                 });
                 self.end = trail;
             }
@@ -182,7 +215,10 @@ impl ReceiveWindow {
             if gap.range.first() >= trail {
                 return;
             }
-            self.gaps[at].is_lost = true;
+            if !gap.is_hoped() {
+                continue;
+            }
+            self.gaps[at].fate = Fate::Lost;
             if let Some(kept) = SeqRange::new(trail, gap.range.end()) {
                 // The lost part goes first, so it cannot outgrow the table for long.
                 self.gaps[at].range = SeqRange::new(gap.range.first(), trail).unwrap_or(gap.range);
@@ -194,14 +230,89 @@ impl ReceiveWindow {
 
     /// Gives up everything that is missing.
     pub(super) fn give_up_all(&mut self) {
-        for gap in &mut self.gaps {
-            gap.is_lost = true;
+        for gap in self.gaps_mut() {
+            gap.fate = Fate::Lost;
         }
     }
 
+    /// Takes in that the numbers of `range` will never come (R-SKIP-2): what is missing of them is not waited for, and what
+    /// came of them is not handed on any more. Nothing happens to what has been handed on, or where the gap table is full.
+    pub(super) fn skip(&mut self, range: SeqRange, why: SkipReason, due: Timestamp) {
+        self.extend(range.end(), due);
+        let Some(known) = SeqRange::new(self.next, self.end) else {
+            return;
+        };
+        let Some(range) = range.intersect(known) else {
+            return;
+        };
+        // Splits two gaps at most, and opens one for what came.
+        if self.gaps.len() + 3 > GAPS_MAX {
+            return;
+        }
+        let from = self.stored.partition_point(|(seq, _)| *seq < range.first());
+        let to = self.stored.partition_point(|(seq, _)| *seq < range.end());
+        for (_, segment) in self.stored.drain(from..to) {
+            self.cost -= segment.cost;
+        }
+        let touched = |gap: &Gap| gap.range.intersect(range).is_some();
+        let at = self
+            .gaps
+            .partition_point(|gap| gap.range.end() <= range.first());
+        let gap = |range, fate| Gap {
+            range,
+            fate,
+            due: Timestamp::FAR_FUTURE,
+            asks: 0,
+        };
+        let mut parts = vec![gap(range, Fate::Skipped(why))];
+        while self.gaps.get(at).is_some_and(touched)
+            && let Some(gap) = self.gaps.remove(at)
+        {
+            if let Some(before) = SeqRange::new(gap.range.first(), range.first()) {
+                parts.insert(
+                    0,
+                    Gap {
+                        range: before,
+                        ..gap
+                    },
+                );
+            }
+            if let Some(after) = SeqRange::new(range.end(), gap.range.end()) {
+                parts.push(Gap {
+                    range: after,
+                    ..gap
+                });
+            }
+        }
+        for (offset, part) in parts.into_iter().enumerate() {
+            self.gaps.insert(at + offset, part);
+        }
+    }
+
+    /// What is stored of the numbers from `first` up to, not including, `end`.
+    pub(super) fn stored_in(&self, first: SeqNo, end: SeqNo) -> impl Iterator<Item = &Stored> {
+        let from = self.stored.partition_point(|(seq, _)| *seq < first);
+        let to = self.stored.partition_point(|(seq, _)| *seq < end);
+        self.stored.range(from..to).map(|(_, stored)| stored)
+    }
+
+    /// What is stored under `seq`.
+    pub(super) fn stored(&self, seq: SeqNo) -> Option<&Stored> {
+        let at = self.stored.partition_point(|(held, _)| *held < seq);
+        self.stored
+            .get(at)
+            .filter(|(held, _)| *held == seq)
+            .map(|(_, stored)| stored)
+    }
+
     /// The gaps that are still hoped for, ascending.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = &Gap> {
+        self.gaps.iter().filter(|gap| gap.is_hoped())
+    }
+
+    /// The same, to be moved on in their repair cycle.
     pub(super) fn gaps_mut(&mut self) -> impl Iterator<Item = &mut Gap> {
-        self.gaps.iter_mut().filter(|gap| !gap.is_lost)
+        self.gaps.iter_mut().filter(|gap| gap.is_hoped())
     }
 
     /// When the next gap is to be asked for.
@@ -209,17 +320,38 @@ impl ReceiveWindow {
         let due = self
             .gaps
             .iter()
-            .filter(|gap| !gap.is_lost)
+            .filter(|gap| gap.is_hoped())
             .map(|gap| gap.due)
             .min();
         due.unwrap_or(Timestamp::FAR_FUTURE)
     }
 
     fn push_gap(&mut self, range: SeqRange, due: Timestamp) -> bool {
+        let Some(len) = self.block_len else {
+            return self.push_piece(range, due);
+        };
+        let pieces = range.last().0 / len - range.first().0 / len + 1;
+        if self.gaps.len() as u64 + pieces > GAPS_MAX as u64 {
+            return false;
+        }
+        let mut first = range.first();
+        while first < range.end() {
+            let end = SeqNo((first.0 / len + 1) * len).min(range.end());
+            if let Some(piece) = SeqRange::new(first, end) {
+                self.push_piece(piece, due);
+            }
+            first = end;
+        }
+        true
+    }
+
+    fn push_piece(&mut self, range: SeqRange, due: Timestamp) -> bool {
+        let is_cut = |seq: SeqNo| self.block_len.is_some_and(|len| seq.0.is_multiple_of(len));
         if let Some(last) = self.gaps.back_mut()
             && last.range.end() == range.first()
             && last.asks == 0
-            && !last.is_lost
+            && last.is_hoped()
+            && !is_cut(range.first())
         {
             // One run for the table; the earlier moment to ask holds for both.
             last.range = SeqRange::new(last.range.first(), range.end()).unwrap_or(last.range);
@@ -232,7 +364,7 @@ impl ReceiveWindow {
             range,
             due,
             asks: 0,
-            is_lost: false,
+            fate: Fate::Hoped,
         });
         true
     }
@@ -243,7 +375,7 @@ impl ReceiveWindow {
             .gaps
             .get(at)
             .copied()
-            .filter(|gap| gap.range.contains(seq) && !gap.is_lost)
+            .filter(|gap| gap.range.contains(seq) && gap.is_hoped())
         else {
             return Inserted::Duplicate;
         };
@@ -295,7 +427,9 @@ mod tests {
         while let Some(next) = window.pop() {
             match next {
                 Next::Segment(seq, _) => here.push(seq.0),
-                Next::Lost(range) => lost.extend(range.iter().map(|seq| seq.0)),
+                Next::Lost(range) | Next::Skipped(range, _) => {
+                    lost.extend(range.iter().map(|seq| seq.0));
+                }
             }
         }
         (here, lost)
@@ -350,6 +484,45 @@ mod tests {
         );
         window.give_up_before(SeqNo(12));
         assert_eq!(drain(&mut window), (vec![10], vec![4, 5, 6, 7, 8, 9, 11]));
+    }
+
+    #[test]
+    fn gaps_end_with_their_block() {
+        let mut window = ReceiveWindow::new(SeqNo::ZERO, 1 << 21);
+        window.cut_gaps(64);
+        window.extend(SeqNo(10), Timestamp::ZERO);
+        window.extend(SeqNo(60), Timestamp::ZERO);
+        window.insert(SeqNo(200), segment(), Timestamp::ZERO);
+        let gaps: Vec<_> = window.gaps().map(|gap| gap.range.to_string()).collect();
+        assert_eq!(gaps, ["0..64", "64..128", "128..192", "192..200"]);
+        window.extend(SeqNo(1 << 21), Timestamp::ZERO);
+        assert!(window.gaps.len() <= GAPS_MAX && window.gaps.len() > GAPS_MAX - 10);
+    }
+
+    #[test]
+    fn what_is_skipped_is_not_handed_on_though_it_came() {
+        let mut window = ReceiveWindow::new(SeqNo::ZERO, 1_024);
+        for seq in [2, 3, 4, 8] {
+            window.insert(SeqNo(seq), segment(), Timestamp::ZERO);
+        }
+        let range = |first, end| SeqRange::new(SeqNo(first), SeqNo(end)).unwrap();
+        let why = SkipReason::Superseded;
+        window.skip(range(4, 6), why, Timestamp::ZERO);
+        window.skip(range(10, 12), why, Timestamp::ZERO);
+        let hoped: Vec<_> = window.gaps_mut().map(|gap| gap.range.to_string()).collect();
+        assert_eq!(hoped, ["0..2", "6..8", "9..10"]);
+        for seq in [5, 11] {
+            let inserted = window.insert(SeqNo(seq), segment(), Timestamp::ZERO);
+            assert_eq!(inserted, Inserted::Duplicate);
+        }
+        for seq in [0, 1, 6, 7, 9] {
+            window.insert(SeqNo(seq), segment(), Timestamp::ZERO);
+        }
+        let (here, skipped) = drain(&mut window);
+        assert_eq!(here, [0, 1, 2, 3, 6, 7, 8, 9]);
+        assert_eq!(skipped, [4, 5, 10, 11]);
+        window.skip(range(0, 12), why, Timestamp::ZERO);
+        assert_eq!((window.contiguous(), window.bytes()), (SeqNo(12), 0));
     }
 
     proptest! {

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::notice::NoticeId;
-use crate::proto::{Join, Origin, Resume};
+use crate::proto::{Join, Origin, Resume, Terms};
 use crate::station::{Placed, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{SeqNo, SeqRange, SourceId, StreamId};
+use crate::wire::{SeqNo, SeqRange, SkipReason, SourceId, StreamId};
 
 use super::NodeId;
 
@@ -22,6 +22,8 @@ struct Published {
     seqs: SeqRange,
     id: NoticeId,
     text_hash: u64,
+    expires: Option<Timestamp>,
+    supersedes: Option<u64>,
 }
 
 /// One published stream.
@@ -62,6 +64,8 @@ pub struct Checker {
     pub notices_delivered: u64,
     /// Sequence numbers reported lost, over all receivers.
     pub numbers_lost: u64,
+    /// Sequence numbers that receivers were told were taken back, over all of them.
+    pub numbers_skipped: u64,
 }
 
 /// Violations kept in words; the count goes on.
@@ -110,13 +114,13 @@ impl Checker {
     pub(super) fn published(
         &mut self,
         now: Timestamp,
-        origin: Origin,
-        stream: StreamId,
+        line: Line,
         seqs: SeqRange,
         id: NoticeId,
         text: &str,
+        terms: Terms,
     ) {
-        let truth = self.truth.entry((origin, stream)).or_insert(Truth {
+        let truth = self.truth.entry(line).or_insert(Truth {
             began: now,
             messages: BTreeMap::new(),
         });
@@ -126,6 +130,8 @@ impl Checker {
                 seqs,
                 id,
                 text_hash: hash(text),
+                expires: terms.expires,
+                supersedes: terms.supersedes,
             },
         );
     }
@@ -158,7 +164,23 @@ impl Checker {
                 self.numbers_lost += seqs.len();
                 self.advance(node, (*origin, *stream), *seqs, true)
             }
-            StationEvent::Reported { .. } | StationEvent::NameConflict { .. } => Ok(()),
+            StationEvent::Skipped {
+                origin,
+                stream,
+                seqs,
+                why,
+            } => {
+                self.numbers_skipped += seqs.len();
+                self.skipped(now, (*origin, *stream), *seqs, *why)
+                    .and_then(|()| self.advance(node, (*origin, *stream), *seqs, true))
+            }
+            StationEvent::Reported { .. }
+            | StationEvent::NameConflict { .. }
+            | StationEvent::LossJudged { .. }
+            | StationEvent::PaceLeft { .. }
+            | StationEvent::PaceRejoined { .. }
+            | StationEvent::Evicted { .. }
+            | StationEvent::PaceTold { .. } => Ok(()),
         };
         if let Err(what) = result {
             self.violation(now, node, &what);
@@ -172,6 +194,16 @@ impl Checker {
             .get(&node)
             .and_then(|receiver| receiver.told.get(&(origin, stream)));
         told.map(|told| told.lost.clone()).unwrap_or_default()
+    }
+
+    /// The most runs that `node` was told of as lost or taken back in one stream.
+    pub(super) fn lost_runs(&self, node: NodeId) -> usize {
+        let told = self
+            .receivers
+            .get(&node)
+            .map(|receiver| receiver.told.values());
+        let runs = told.into_iter().flatten().map(|told| told.lost.len());
+        runs.max().unwrap_or(0)
     }
 
     /// Whether `node` has been given the notice.
@@ -292,6 +324,43 @@ impl Checker {
                 at.seqs, at.stream
             )),
         }
+    }
+
+    /// Nothing is taken back but what has run out of time or been superseded, and that whole.
+    fn skipped(
+        &self,
+        now: Timestamp,
+        line: Line,
+        seqs: SeqRange,
+        why: SkipReason,
+    ) -> Result<(), String> {
+        let messages = self.truth.get(&line).map(|truth| &truth.messages);
+        let messages = messages.ok_or("skipped in a stream that was never published")?;
+        let mut from = seqs.first();
+        while from < seqs.end() {
+            let message = messages
+                .range(..=from)
+                .next_back()
+                .map(|(_, message)| message);
+            let message = message.ok_or_else(|| format!("skipped, but never published: {seqs}"))?;
+            let is_due = match why {
+                SkipReason::Expired => message.expires.is_some_and(|at| at <= now),
+                SkipReason::Superseded => message.supersedes.is_some_and(|key| {
+                    let later = messages.range(message.seqs.end()..);
+                    later
+                        .into_iter()
+                        .any(|(_, other)| other.supersedes == Some(key))
+                }),
+            };
+            if !is_due {
+                return Err(format!(
+                    "taken back without cause ({}): {seqs}",
+                    why.as_str()
+                ));
+            }
+            from = message.seqs.end();
+        }
+        Ok(())
     }
 
     /// Everything told of a stream adjoins what was told before: no number twice, none passed over in silence.

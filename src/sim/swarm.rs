@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::proto::{DatagramBytes, Join, SendWindowLen};
+use crate::proto::{
+    Backoff, Config, DatagramBytes, Fec, Flow, Join, Percent, SendWindowLen, Terms,
+};
 use crate::rng::Rng;
 use crate::wire::{GroupId, Lane};
 
@@ -29,6 +31,8 @@ pub struct Outcome {
     pub delivered: u64,
     /// How many sequence numbers were reported lost, over all receivers.
     pub lost: u64,
+    /// How many sequence numbers receivers were told were taken back, over all of them.
+    pub skipped: u64,
     /// How many datagrams cables dropped.
     pub dropped: u64,
 }
@@ -104,17 +108,51 @@ impl Swarm {
                 DatagramBytes::try_from(bytes).unwrap_or(DatagramBytes::RECOMMENDED);
         }
         if self.rng.chance(0.3) {
-            spec.config.backoff = Duration::from_micros(self.rng.below(20_000));
+            let fixed = Duration::from_micros(self.rng.below(20_000));
+            spec.config.tuning.backoff = Backoff::Fixed(fixed);
         }
         if self.rng.chance(0.1) {
             spec.config.send_window_len = SendWindowLen::MIN;
         }
+        self.draw_tuning(&mut spec.config);
         let id = self.network.add(spec);
         for &group in &self.groups {
             self.network.overhear(id, group);
         }
         self.sources.push(id);
         self.spoil(id, 0.3);
+    }
+
+    /// Every way to repair and to keep pace that a floor may choose.
+    fn draw_tuning(&mut self, config: &mut Config) {
+        let tuning = &mut config.tuning;
+        tuning.copies = self.rng.chance(0.6);
+        tuning.is_multicast_only = self.rng.chance(0.1);
+        tuning.scouts = [0, 2, 8][self.pick(3)];
+        tuning.fec = match self.rng.below(5) {
+            0 | 1 => Fec::Off,
+            2 | 3 => Fec::Measured,
+            _ => Fec::Proactive(u8::try_from(self.rng.below(6)).unwrap_or(0)),
+        };
+        config.flow = match self.rng.below(4) {
+            0 | 1 => Flow::Rate,
+            2 => Flow::Quorum(Percent::try_from(1 + self.rng.below(100)).unwrap_or(Percent::MAX)),
+            _ => Flow::None,
+        };
+        config.is_rate_adaptive = self.rng.chance(0.3);
+    }
+
+    /// How long what is published stays true.
+    fn draw_terms(&mut self) -> Terms {
+        let mut terms = Terms::default();
+        if self.rng.chance(0.1) {
+            let ns = self.rng.below(200_000_000);
+            terms.expires = Some(self.network.now().plus_nanos(ns));
+        }
+        if self.rng.chance(0.15) {
+            terms.supersedes = Some(self.rng.below(3));
+        }
+        terms
     }
 
     fn add_receiver(&mut self, name: &str) {
@@ -218,7 +256,10 @@ impl Swarm {
             };
             let text = self.text(bytes);
             // A full window is an answer, too: the notice was not sent, and nobody may receive it.
-            let _ = self.network.broadcast(source, &groups, lane, text);
+            let terms = self.draw_terms();
+            let _ = self
+                .network
+                .broadcast_under(source, &groups, lane, text, terms);
         }
     }
 
@@ -309,6 +350,7 @@ impl Swarm {
             nodes: self.network.nodes().count(),
             delivered: self.network.checker.notices_delivered,
             lost: self.network.checker.numbers_lost,
+            skipped: self.network.checker.numbers_skipped,
             dropped,
         }
     }

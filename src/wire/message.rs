@@ -16,14 +16,28 @@ pub(super) mod kind {
     pub(in crate::wire) const PRESENCE: u8 = 7;
     pub(in crate::wire) const ROLL_CALL: u8 = 8;
     pub(in crate::wire) const ROSTER: u8 = 9;
+    pub(in crate::wire) const SKIP: u8 = 10;
+    pub(in crate::wire) const PARITY: u8 = 11;
+    pub(in crate::wire) const NEED: u8 = 12;
+    pub(in crate::wire) const PACE: u8 = 13;
+    pub(in crate::wire) const SCOUTS: u8 = 14;
 }
 
+/// Numbers in a block of a coded stream (R-FEC-1). The parity of a block depends on how many shards were declared when
+/// it was computed, so both counts are fixed: as many parity shards as numbers.
+pub const BLOCK_LEN: u64 = 64;
+
 pub(super) const FLAG_REPAIR: u8 = 0x01;
+pub(super) const FLAG_COPY: u8 = 0x02;
+pub(super) const FLAG_CODED: u8 = 0x04;
 pub(super) const FLAG_CLOSED: u8 = 0x01;
+pub(super) const FLAG_SUPERSEDED: u8 = 0x01;
+pub(super) const FLAG_BEHIND: u8 = 0x01;
 pub(super) const FLAG_LEAVING: u8 = 0x01;
 pub(super) const FLAG_LAST: u8 = 0x01;
 pub(super) const SEGMENT_BEGIN: u8 = 0x01;
 pub(super) const SEGMENT_END: u8 = 0x02;
+pub(super) const SEGMENT_HEADER_BYTES: usize = 4;
 
 /// One message of a datagram.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +60,16 @@ pub enum Message<'a> {
     RollCall(RollCall),
     /// Whom a station has heard.
     Roster(RosterPart<'a>),
+    /// "These numbers will never come."
+    Skip(Skip<'a>),
+    /// One parity shard of a block.
+    Parity(Parity<'a>),
+    /// A request for parity.
+    Need(Need<'a>),
+    /// "You have left the pace", or "you are back in it".
+    Pace(Pace),
+    /// "These ask at once."
+    Scouts(Scouts<'a>),
     /// A type that this version does not know; stepped over (R-MSG-3).
     Unknown(u8),
 }
@@ -59,6 +83,38 @@ pub struct Advert {
     pub backoff: QuantDuration,
     /// How old the stream is, since its first message, rounded down.
     pub age: QuantDuration,
+    /// Whether the stream's numbers lie in blocks that parity repairs (R-FEC-1).
+    pub is_coded: bool,
+}
+
+/// Why a segment is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// For the first time.
+    New,
+    /// It answers a NACK.
+    Repair,
+    /// Again, unasked, in case the first one was lost (R-COPY-1).
+    Copy,
+}
+
+impl Sending {
+    pub(super) const fn flags(self) -> u8 {
+        match self {
+            Self::New => 0,
+            Self::Repair => FLAG_REPAIR,
+            Self::Copy => FLAG_COPY,
+        }
+    }
+
+    const fn from_flags(flags: u8) -> Option<Self> {
+        match (flags & FLAG_REPAIR != 0, flags & FLAG_COPY != 0) {
+            (false, false) => Some(Self::New),
+            (true, false) => Some(Self::Repair),
+            (false, true) => Some(Self::Copy),
+            (true, true) => None,
+        }
+    }
 }
 
 /// Consecutive segments of a stream.
@@ -70,8 +126,8 @@ pub struct Data<'a> {
     pub first: SeqNo,
     /// What the source tells about the stream.
     pub advert: Advert,
-    /// Whether it answers a NACK.
-    pub is_repair: bool,
+    /// Why it is on its way.
+    pub sending: Sending,
     segments: &'a [u8],
 }
 
@@ -113,12 +169,13 @@ impl<'a> Data<'a> {
             trail,
             backoff,
             age,
+            is_coded: flags & FLAG_CODED != 0,
         };
         Ok(Self {
             stream,
             first,
             advert,
-            is_repair: flags & FLAG_REPAIR != 0,
+            sending: Sending::from_flags(flags).ok_or(DecodeError::Field("message flags"))?,
             segments,
         })
     }
@@ -150,6 +207,43 @@ pub struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
+    /// Its bytes in a datagram: length, flags, total where it has one, payload. Also what parity is computed over
+    /// (R-FEC-2).
+    pub fn write_to(&self, buf: &mut Vec<u8>) {
+        let (flags, total) = match self.place {
+            Place::Whole => (SEGMENT_BEGIN | SEGMENT_END, None),
+            Place::First { total } => (SEGMENT_BEGIN, Some(total)),
+            Place::Middle => (0, None),
+            Place::Last => (SEGMENT_END, None),
+        };
+        let len = self.payload.len() + total.map_or(0, |_| 4);
+        let len = u16::try_from(len).expect("a segment fits in a datagram");
+        buf.extend_from_slice(&len.to_be_bytes());
+        buf.extend_from_slice(&[flags, 0]);
+        if let Some(total) = total {
+            buf.extend_from_slice(&total.to_be_bytes());
+        }
+        buf.extend_from_slice(self.payload);
+    }
+
+    /// How many bytes `write_to` writes.
+    pub const fn wire_bytes(&self) -> usize {
+        let total = if matches!(self.place, Place::First { .. }) {
+            4
+        } else {
+            0
+        };
+        SEGMENT_HEADER_BYTES + total + self.payload.len()
+    }
+
+    /// Reads what `write_to` wrote; zeros may follow it.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are no segment.
+    pub fn from_shard(shard: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::read(&mut Reader(shard))
+    }
+
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let len = reader.u16()?;
         let flags = reader.u8()?;
@@ -192,6 +286,8 @@ pub struct Heartbeat {
     pub group_size: QuantCount,
     /// How old the stream is, since its first message, rounded down.
     pub age: QuantDuration,
+    /// Whether the stream's numbers lie in blocks that parity repairs.
+    pub is_coded: bool,
     /// The source publishes nothing more in this session and answers nothing more after it.
     pub is_closed: bool,
 }
@@ -207,6 +303,7 @@ impl Heartbeat {
             grtt: QuantDuration(reader.u8()?),
             group_size: QuantCount(reader.u8()?),
             age: QuantDuration(reader.u8()?),
+            is_coded: flags & FLAG_CODED != 0,
             is_closed: flags & FLAG_CLOSED != 0,
         };
         if this.trail > this.next {
@@ -357,6 +454,8 @@ pub struct Report<'a> {
     pub joined: SeqNo,
     /// The contiguous mark: one after the last number delivered or reported lost.
     pub through: SeqNo,
+    /// Numbers that the station found missing, repaired or not, modulo 2^32 (R-REP-5).
+    pub missed: u32,
     lost: &'a [u8],
 }
 
@@ -383,6 +482,7 @@ impl<'a> Report<'a> {
             echo: Echo::read(reader)?,
             joined: reader.seq()?,
             through: reader.seq()?,
+            missed: reader.u32()?,
             lost: &[],
         };
         this.lost = reader.0;
@@ -422,13 +522,10 @@ impl<'a> Ask<'a> {
     }
 
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let stream = reader.stream()?;
-        let stations = reader.0;
-        if !stations.len().is_multiple_of(8) {
-            return Err(DecodeError::Truncated);
-        }
-        reader.0 = &[];
-        Ok(Self { stream, stations })
+        Ok(Self {
+            stream: reader.stream()?,
+            stations: reader.eights()?,
+        })
     }
 }
 
@@ -532,6 +629,249 @@ impl<'a> RosterEntry<'a> {
     }
 }
 
+/// "These numbers will never come": what is missing of them is not to be waited for (R-SKIP-1).
+#[derive(Clone, Copy, Debug)]
+pub struct Skip<'a> {
+    /// Which stream.
+    pub stream: StreamId,
+    /// Why.
+    pub why: SkipReason,
+    runs: &'a [u8],
+}
+
+/// Why a number will never come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SkipReason {
+    /// Its message was true only until now.
+    Expired,
+    /// A newer message has taken its message's place.
+    Superseded,
+}
+
+impl SkipReason {
+    /// The word for it in JSON and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl<'a> Skip<'a> {
+    pub(super) const RUN_BYTES: usize = Report::RANGE_BYTES;
+
+    /// The runs of numbers, ascending and apart.
+    pub fn runs(&self) -> impl Iterator<Item = SeqRange> + use<'a> {
+        let mut reader = Reader(self.runs);
+        std::iter::from_fn(move || Report::read_range(&mut reader).ok())
+    }
+
+    fn read(reader: &mut Reader<'a>, flags: u8) -> Result<Self, DecodeError> {
+        let stream = reader.stream()?;
+        let runs = reader.0;
+        let mut end = SeqNo::ZERO;
+        loop {
+            let run = Report::read_range(reader)?;
+            if run.first() < end {
+                return Err(DecodeError::Field("skip order"));
+            }
+            end = run.end();
+            if reader.is_empty() {
+                break;
+            }
+        }
+        let why = if flags & FLAG_SUPERSEDED == 0 {
+            SkipReason::Expired
+        } else {
+            SkipReason::Superseded
+        };
+        Ok(Self { stream, why, runs })
+    }
+}
+
+/// A block of a coded stream, and how much of it a shard or a request speaks of (R-FEC-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Block {
+    /// Its first number, a multiple of [`BLOCK_LEN`].
+    pub first: SeqNo,
+    /// How many of its numbers are covered, 1 to [`BLOCK_LEN`]; the others count as empty.
+    pub len: u8,
+}
+
+impl Block {
+    /// The numbers covered.
+    pub fn range(self) -> SeqRange {
+        let end = self.first.plus(u64::from(self.len.max(1)));
+        SeqRange::new(self.first, end).unwrap_or(SeqRange::one(self.first))
+    }
+
+    /// The first number of the block that `seq` lies in.
+    pub const fn first_of(seq: SeqNo) -> SeqNo {
+        SeqNo(seq.0 / BLOCK_LEN * BLOCK_LEN)
+    }
+
+    fn new(first: SeqNo, len: u8) -> Result<Self, DecodeError> {
+        if first.0.is_multiple_of(BLOCK_LEN) && u64::from(len) <= BLOCK_LEN {
+            Ok(Self { first, len })
+        } else {
+            Err(DecodeError::Field("block"))
+        }
+    }
+}
+
+/// One parity shard of a block (R-FEC-2).
+#[derive(Clone, Copy, Debug)]
+pub struct Parity<'a> {
+    /// Which stream.
+    pub stream: StreamId,
+    /// What the source tells about the stream.
+    pub advert: Advert,
+    /// What it covers.
+    pub block: Block,
+    /// Which of the block's parity shards it is, below [`BLOCK_LEN`].
+    pub index: u8,
+    /// Its bytes, an even number.
+    pub shard: &'a [u8],
+}
+
+impl<'a> Parity<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let stream = reader.stream()?;
+        let trail_distance = reader.u32()?;
+        let block = Block::new(reader.seq()?, reader.u8()?)?;
+        let index = reader.u8()?;
+        let backoff = QuantDuration(reader.u8()?);
+        let age = QuantDuration(reader.u8()?);
+        let shard = std::mem::take(&mut reader.0);
+        let trail = block.first.0.checked_sub(u64::from(trail_distance));
+        let is_sound = block.len > 0 && u64::from(index) < BLOCK_LEN;
+        if !is_sound || shard.is_empty() || !shard.len().is_multiple_of(2) {
+            return Err(DecodeError::Field("parity"));
+        }
+        let advert = Advert {
+            trail: SeqNo(trail.ok_or(DecodeError::Field("trail"))?),
+            backoff,
+            age,
+            is_coded: true,
+        };
+        Ok(Self {
+            stream,
+            advert,
+            block,
+            index,
+            shard,
+        })
+    }
+}
+
+/// A request for parity: how many more shards of which blocks (R-NEED-1).
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    /// Whose data is missing.
+    pub source: SourceId,
+    /// In which of its lives.
+    pub session: SessionId,
+    /// In which stream.
+    pub stream: StreamId,
+    /// The last heartbeat's clock, and how long ago it came.
+    pub echo: Option<Echo>,
+    base: SeqNo,
+    entries: &'a [u8],
+}
+
+/// What one block needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockNeed {
+    /// The block, and how much of it the shards covered that the receiver has heard; 0: it has heard none.
+    pub block: Block,
+    /// How many more shards mend it, 1 to [`BLOCK_LEN`].
+    pub shards: u8,
+    /// One after the highest index that the receiver has heard: shards below it are of no use to it.
+    pub next_index: u8,
+}
+
+impl<'a> Need<'a> {
+    pub(super) const ENTRY_BYTES: usize = 8;
+
+    /// The blocks, ascending.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockNeed> + use<'a> {
+        let mut reader = Reader(self.entries);
+        let base = self.base;
+        std::iter::from_fn(move || Self::read_entry(base, &mut reader).ok())
+    }
+
+    fn read_entry(base: SeqNo, reader: &mut Reader<'_>) -> Result<BlockNeed, DecodeError> {
+        let first = base.plus(u64::from(reader.u32()?) * BLOCK_LEN);
+        let need = BlockNeed {
+            block: Block::new(first, reader.u8()?)?,
+            shards: reader.u8()?,
+            next_index: reader.u8()?,
+        };
+        let is_sound = (1..=BLOCK_LEN).contains(&u64::from(need.shards))
+            && u64::from(need.next_index) <= BLOCK_LEN
+            && reader.u8()? == 0
+            && first <= SeqNo::MAX;
+        if is_sound {
+            Ok(need)
+        } else {
+            Err(DecodeError::Field("need"))
+        }
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let source = SourceId(reader.u64()?);
+        let session = SessionId(reader.u64()?);
+        let stream = reader.stream()?;
+        let echo = Echo::read(reader)?;
+        let base = reader.seq()?;
+        let entries = reader.0;
+        let mut end = SeqNo::ZERO;
+        loop {
+            let need = Self::read_entry(base, reader)?;
+            // Ascending, or one datagram could ask for one block a hundred times.
+            if need.block.first < end {
+                return Err(DecodeError::Field("need order"));
+            }
+            end = need.block.first.plus(BLOCK_LEN);
+            if reader.is_empty() {
+                break;
+            }
+        }
+        Ok(Self {
+            source,
+            session,
+            stream,
+            echo,
+            base,
+            entries,
+        })
+    }
+}
+
+/// From a source to one receiver: whether it is in the group's pace (R-FLOW-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// In which stream.
+    pub stream: StreamId,
+    /// Who: an address alone may be somebody else's by now.
+    pub station: SourceId,
+    /// It has left the pace and catches up alone; else it is back.
+    pub is_behind: bool,
+}
+
+/// The stations that ask at once while a back-off holds for the others (R-SCOUT-1).
+#[derive(Clone, Copy, Debug)]
+pub struct Scouts<'a>(&'a [u8]);
+
+impl Scouts<'_> {
+    /// Whether `station` is one of them.
+    pub fn contains(&self, station: SourceId) -> bool {
+        let mut reader = Reader(self.0);
+        std::iter::from_fn(|| reader.u64().ok()).any(|scout| scout == station.0)
+    }
+}
+
 impl<'a> Message<'a> {
     /// Takes the next message off `body` (R-MSG-1).
     fn read(body: &mut Reader<'a>) -> Result<Self, DecodeError> {
@@ -540,8 +880,14 @@ impl<'a> Message<'a> {
         let len = body.u16()?;
         let mut reader = Reader(body.bytes(usize::from(len))?);
         let known_flags = match kind {
-            kind::DATA | kind::HEARTBEAT | kind::PRESENCE | kind::ROSTER => 0x01,
+            kind::DATA => FLAG_REPAIR | FLAG_COPY | FLAG_CODED,
+            kind::HEARTBEAT => FLAG_CLOSED | FLAG_CODED,
+            kind::PRESENCE => FLAG_LEAVING,
+            kind::ROSTER => FLAG_LAST,
+            kind::SKIP => FLAG_SUPERSEDED,
+            kind::PACE => FLAG_BEHIND,
             kind::NACK | kind::SQUELCH | kind::REPORT | kind::ASK | kind::ROLL_CALL => 0x00,
+            kind::PARITY | kind::NEED | kind::SCOUTS => 0x00,
             kind => return Ok(Self::Unknown(kind)),
         };
         if flags & !known_flags != 0 {
@@ -562,7 +908,16 @@ impl<'a> Message<'a> {
                 group: reader.group()?,
                 token: reader.u32()?,
             }),
-            _ => Self::Roster(RosterPart::read(&mut reader, flags)?),
+            kind::ROSTER => Self::Roster(RosterPart::read(&mut reader, flags)?),
+            kind::SKIP => Self::Skip(Skip::read(&mut reader, flags)?),
+            kind::PARITY => Self::Parity(Parity::read(&mut reader)?),
+            kind::NEED => Self::Need(Need::read(&mut reader)?),
+            kind::PACE => Self::Pace(Pace {
+                stream: reader.stream()?,
+                station: SourceId(reader.u64()?),
+                is_behind: flags & FLAG_BEHIND != 0,
+            }),
+            _ => Self::Scouts(Scouts(reader.eights()?)),
         };
         if reader.is_empty() {
             Ok(message)

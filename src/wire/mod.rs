@@ -13,8 +13,9 @@ pub use ids::{
     is_station_name,
 };
 pub use message::{
-    Advert, Ask, Data, Echo, Heartbeat, Message, Messages, Nack, Place, Presence, Report, RollCall,
-    RosterEntry, RosterPart, Segment, Squelch,
+    Advert, Ask, BLOCK_LEN, Block, BlockNeed, Data, Echo, Heartbeat, Message, Messages, Nack, Need,
+    Pace, Parity, Place, Presence, Report, RollCall, RosterEntry, RosterPart, Scouts, Segment,
+    Sending, Skip, SkipReason, Squelch,
 };
 pub use quant::{QuantCount, QuantDuration};
 pub use writer::{About, DatagramWriter, SINGLE_DATA_OVERHEAD_BYTES};
@@ -209,6 +210,15 @@ impl<'a> Reader<'a> {
             .ok()
             .filter(|name| is_station_name(name))
             .ok_or(DecodeError::Field("name"))
+    }
+
+    /// All that is left, a multiple of eight bytes.
+    fn eights(&mut self) -> Result<&'a [u8], DecodeError> {
+        if self.0.len().is_multiple_of(8) {
+            Ok(std::mem::take(&mut self.0))
+        } else {
+            Err(DecodeError::Truncated)
+        }
     }
 
     fn is_empty(&self) -> bool {

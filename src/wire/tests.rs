@@ -35,6 +35,7 @@ fn heartbeat() -> Heartbeat {
         grtt: QuantDuration(4),
         group_size: QuantCount(5),
         age: QuantDuration(6),
+        is_coded: false,
         is_closed: true,
     }
 }
@@ -49,6 +50,28 @@ fn datagram(limit: usize, write: impl FnOnce(&mut DatagramWriter<'_>)) -> Vec<u8
     buf
 }
 
+fn block(first: u64, len: u8) -> Block {
+    Block {
+        first: SeqNo(first),
+        len,
+    }
+}
+
+fn needs() -> [BlockNeed; 2] {
+    [
+        BlockNeed {
+            block: block(64, 30),
+            shards: 2,
+            next_index: 6,
+        },
+        BlockNeed {
+            block: block(64 * 70_000, 0),
+            shards: 64,
+            next_index: 0,
+        },
+    ]
+}
+
 /// One datagram with every message type in it.
 fn all_kinds() -> Vec<u8> {
     datagram(1_400, |w| {
@@ -56,6 +79,7 @@ fn all_kinds() -> Vec<u8> {
             trail: SeqNo(1),
             backoff: QuantDuration(8),
             age: QuantDuration(9),
+            is_coded: true,
         };
         let begin = Segment {
             place: Place::First { total: 3 },
@@ -65,9 +89,9 @@ fn all_kinds() -> Vec<u8> {
             place: Place::Last,
             payload: b"c",
         };
-        assert!(w.segment(stream(), SeqNo(3), &advert, false, &begin));
-        assert!(w.segment(stream(), SeqNo(4), &advert, false, &end));
-        assert!(w.segment(stream(), SeqNo(1), &advert, true, &end));
+        assert!(w.segment(stream(), SeqNo(3), &advert, Sending::New, &begin));
+        assert!(w.segment(stream(), SeqNo(4), &advert, Sending::New, &end));
+        assert!(w.segment(stream(), SeqNo(1), &advert, Sending::Repair, &end));
         assert!(w.heartbeat(&heartbeat()));
         assert_eq!(
             w.nack(&about(), [range(2, 3), range(4, 6), range(100, 70_000)]),
@@ -77,7 +101,7 @@ fn all_kinds() -> Vec<u8> {
             stream: stream(),
             trail: SeqNo(8)
         }));
-        assert!(w.report(&about(), SeqNo(1), SeqNo(9), [range(3, 4), range(6, 8)]));
+        assert!(w.report(&about(), SeqNo(1), SeqNo(9), 77, [range(3, 4), range(6, 8)]));
         assert_eq!(w.ask(stream(), [SourceId(1), SourceId(2)]), Some(2));
         assert!(w.presence("ws-1", true, &[GroupId(1), GroupId(2)]));
         assert!(w.roll_call(&RollCall {
@@ -90,6 +114,23 @@ fn all_kinds() -> Vec<u8> {
             name: "ws-2",
         };
         assert_eq!(w.roster(99, GroupId(1), [entry]), Some(1));
+        let runs = [range(3, 4), range(6, 8)];
+        assert_eq!(w.skip(stream(), SkipReason::Superseded, runs), 2);
+        assert!(w.parity(&Parity {
+            stream: stream(),
+            advert,
+            block: block(64, 30),
+            index: 5,
+            shard: b"parity",
+        }));
+        assert_eq!(w.need(&about(), needs()), 2);
+        assert!(w.pace(&Pace {
+            stream: stream(),
+            station: SourceId(4),
+            is_behind: true,
+        }));
+        assert!(w.scouts(&[SourceId(4), SourceId(5)]));
+        assert!(w.segment(stream(), SeqNo(7), &advert, Sending::Copy, &end));
     })
 }
 
@@ -105,7 +146,7 @@ fn everything_written_is_read_back() {
     let messages: Vec<_> = datagram.messages().collect();
     assert_eq!(
         messages.len(),
-        10,
+        16,
         "two consecutive segments share a message"
     );
     let Message::Data(data) = messages[0] else {
@@ -119,8 +160,10 @@ fn everything_written_is_read_back() {
         segments,
         [(3, Place::First { total: 3 }, 2), (4, Place::Last, 1)]
     );
-    assert_eq!((data.advert.trail, data.is_repair), (SeqNo(1), false));
-    assert!(matches!(messages[1], Message::Data(data) if data.is_repair));
+    assert_eq!((data.advert.trail, data.sending), (SeqNo(1), Sending::New));
+    assert!(
+        matches!(messages[1], Message::Data(data) if data.sending == Sending::Repair && data.advert.is_coded)
+    );
     assert!(matches!(messages[2], Message::Heartbeat(h) if h == heartbeat()));
     let Message::Nack(nack) = messages[3] else {
         panic!()
@@ -151,6 +194,28 @@ fn everything_written_is_read_back() {
     assert!(
         matches!(messages[9], Message::Roster(r) if r.is_last && r.entries().next().unwrap().name == "ws-2")
     );
+    let Message::Skip(skip) = messages[10] else {
+        panic!()
+    };
+    assert_eq!(skip.why, SkipReason::Superseded);
+    assert_eq!(skip.runs().collect::<Vec<_>>(), [range(3, 4), range(6, 8)]);
+    let Message::Parity(parity) = messages[11] else {
+        panic!()
+    };
+    assert_eq!(
+        (parity.block, parity.index, parity.shard),
+        (block(64, 30), 5, &b"parity"[..])
+    );
+    assert_eq!(parity.advert.trail, SeqNo(1));
+    let Message::Need(need) = messages[12] else {
+        panic!()
+    };
+    assert_eq!(need.blocks().collect::<Vec<_>>(), needs());
+    assert!(matches!(messages[13], Message::Pace(p) if p.is_behind && p.station == SourceId(4)));
+    assert!(
+        matches!(messages[14], Message::Scouts(s) if s.contains(SourceId(5)) && !s.contains(SourceId(6)))
+    );
+    assert!(matches!(messages[15], Message::Data(data) if data.sending == Sending::Copy));
 }
 
 /// The layout itself: any change here is a change of the protocol's version.
@@ -178,7 +243,7 @@ fn a_cut_datagram_is_refused_or_whole_messages_fewer() {
             let mut cut = bytes[..len].to_vec();
             cut.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 8]);
             seal(&mut cut);
-            assert!(decode(&cut).map_or(true, |datagram| datagram.messages().count() < 10));
+            assert!(decode(&cut).map_or(true, |datagram| datagram.messages().count() < 16));
         }
     }
 }
@@ -298,6 +363,7 @@ fn what_does_not_fit_is_left_out_and_said() {
             &about(),
             SeqNo(0),
             SeqNo(400_000),
+            0,
             (0..10_000).map(|i| range(i * 40, i * 40 + 1)),
         );
     });
@@ -364,7 +430,12 @@ fn exercise(bytes: &[u8]) {
             Message::Ask(ask) => drop(ask.concerns(SourceId(1))),
             Message::Presence(presence) => drop(presence.groups().count()),
             Message::Roster(roster) => drop(roster.entries().count()),
+            Message::Skip(skip) => assert!(skip.runs().count() > 0),
+            Message::Parity(parity) => assert!(!parity.shard.is_empty()),
+            Message::Need(need) => assert!(need.blocks().count() > 0),
+            Message::Scouts(scouts) => drop(scouts.contains(SourceId(1))),
             Message::Heartbeat(_)
+            | Message::Pace(_)
             | Message::Squelch(_)
             | Message::RollCall(_)
             | Message::Unknown(_) => (),

@@ -1,17 +1,16 @@
 //! Writes datagrams. If it can be constructed it can be emitted; what does not fit is left for the next datagram.
 
 use super::message::{
-    self, FLAG_CLOSED, FLAG_LAST, FLAG_LEAVING, FLAG_REPAIR, NackBlock, SEGMENT_BEGIN, SEGMENT_END,
-    kind,
+    self, BLOCK_LEN, BlockNeed, FLAG_BEHIND, FLAG_CLOSED, FLAG_CODED, FLAG_LAST, FLAG_LEAVING,
+    FLAG_SUPERSEDED, NackBlock, Need, SEGMENT_HEADER_BYTES, Skip, kind,
 };
 use super::{
     Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES,
-    OPEN_TRAILER_BYTES, Place, RollCall, RosterEntry, Segment, SeqNo, SeqRange, SessionId,
-    SourceId, Squelch, StreamId, VERSION, checksum,
+    OPEN_TRAILER_BYTES, Pace, Parity, RollCall, RosterEntry, Segment, Sending, SeqNo, SeqRange,
+    SessionId, SkipReason, SourceId, Squelch, StreamId, VERSION, checksum,
 };
 
 const DATA_FIXED_BYTES: usize = 20;
-const SEGMENT_HEADER_BYTES: usize = 4;
 
 /// What a datagram with a single segment carries beside that segment's bytes (and the 4 bytes of a message's length).
 pub const SINGLE_DATA_OVERHEAD_BYTES: usize = HEADER_BYTES
@@ -50,7 +49,7 @@ pub struct DatagramWriter<'a> {
 struct OpenData {
     stream: StreamId,
     next: SeqNo,
-    is_repair: bool,
+    sending: Sending,
     len_at: usize,
 }
 
@@ -102,47 +101,36 @@ impl<'a> DatagramWriter<'a> {
         stream: StreamId,
         seq: SeqNo,
         advert: &Advert,
-        is_repair: bool,
+        sending: Sending,
         segment: &Segment<'_>,
     ) -> bool {
         let continues = self
             .open
-            .filter(|open| (open.stream, open.next, open.is_repair) == (stream, seq, is_repair));
+            .filter(|open| (open.stream, open.next, open.sending) == (stream, seq, sending));
         let fixed = if continues.is_some() {
             0
         } else {
             MESSAGE_HEADER_BYTES + DATA_FIXED_BYTES
         };
-        let (flags, total) = match segment.place {
-            Place::Whole => (SEGMENT_BEGIN | SEGMENT_END, None),
-            Place::First { total } => (SEGMENT_BEGIN, Some(total)),
-            Place::Middle => (0, None),
-            Place::Last => (SEGMENT_END, None),
-        };
-        let len = segment.payload.len() + total.map_or(0, |_| 4);
-        if !self.fits(fixed + SEGMENT_HEADER_BYTES + len) {
+        if !self.fits(fixed + segment.wire_bytes()) {
             return false;
         }
         let open = continues.unwrap_or_else(|| {
-            let len_at = self.begin(kind::DATA, if is_repair { FLAG_REPAIR } else { 0 });
+            let coded = if advert.is_coded { FLAG_CODED } else { 0 };
+            let len_at = self.begin(kind::DATA, sending.flags() | coded);
             self.u32(stream.to_wire());
-            self.u32(u32::try_from(seq.since(advert.trail)).unwrap_or(u32::MAX));
+            self.u32(distance(seq, advert.trail));
             self.u64(seq.0);
             self.buf
                 .extend_from_slice(&[advert.backoff.0, advert.age.0, 0, 0]);
             OpenData {
                 stream,
                 next: seq,
-                is_repair,
+                sending,
                 len_at,
             }
         });
-        self.u16(u16::try_from(len).expect("a segment fits in a datagram"));
-        self.buf.extend_from_slice(&[flags, 0]);
-        if let Some(total) = total {
-            self.u32(total);
-        }
-        self.buf.extend_from_slice(segment.payload);
+        segment.write_to(self.buf);
         self.end(open.len_at);
         self.open = Some(OpenData {
             next: seq.plus(1),
@@ -156,7 +144,8 @@ impl<'a> DatagramWriter<'a> {
         self.fixed(
             28,
             kind::HEARTBEAT,
-            if heartbeat.is_closed { FLAG_CLOSED } else { 0 },
+            if heartbeat.is_closed { FLAG_CLOSED } else { 0 }
+                | if heartbeat.is_coded { FLAG_CODED } else { 0 },
             |this| {
                 this.u32(heartbeat.stream.to_wire());
                 this.u32(heartbeat.clock_us);
@@ -178,6 +167,101 @@ impl<'a> DatagramWriter<'a> {
         self.fixed(12, kind::SQUELCH, 0, |this| {
             this.u32(squelch.stream.to_wire());
             this.u64(squelch.trail.0);
+        })
+    }
+
+    /// Adds a parity shard.
+    pub fn parity(&mut self, parity: &Parity<'_>) -> bool {
+        let body = DATA_FIXED_BYTES + parity.shard.len();
+        self.fixed(body, kind::PARITY, 0, |this| {
+            let block = parity.block;
+            this.u32(parity.stream.to_wire());
+            this.u32(distance(block.first, parity.advert.trail));
+            this.u64(block.first.0);
+            let bytes = [
+                block.len,
+                parity.index,
+                parity.advert.backoff.0,
+                parity.advert.age.0,
+            ];
+            this.buf.extend_from_slice(&bytes);
+            this.buf.extend_from_slice(parity.shard);
+        })
+    }
+
+    /// Adds a request for parity of `blocks`, which ascend; returns how many of them it names.
+    pub fn need(&mut self, about: &About, blocks: impl IntoIterator<Item = BlockNeed>) -> usize {
+        let mut blocks = blocks.into_iter().peekable();
+        let Some(base) = blocks.peek().map(|need| need.block.first) else {
+            return 0;
+        };
+        if !self.fits(MESSAGE_HEADER_BYTES + 36 + Need::ENTRY_BYTES) {
+            return 0;
+        }
+        let len_at = self.begin(kind::NEED, 0);
+        self.about(about);
+        self.u64(base.0);
+        let mut named = 0;
+        for need in blocks {
+            let Ok(offset) = u32::try_from(need.block.first.since(base) / BLOCK_LEN) else {
+                break;
+            };
+            if !self.fits(Need::ENTRY_BYTES) {
+                break;
+            }
+            self.u32(offset);
+            let bytes = [need.block.len, need.shards, need.next_index, 0];
+            self.buf.extend_from_slice(&bytes);
+            named += 1;
+        }
+        self.end(len_at);
+        named
+    }
+
+    /// Adds a skip of `runs`, which ascend and lie apart; returns how many of them it names, all of each.
+    pub fn skip(
+        &mut self,
+        stream: StreamId,
+        why: SkipReason,
+        runs: impl IntoIterator<Item = SeqRange>,
+    ) -> usize {
+        let mut runs = runs.into_iter().peekable();
+        if runs.peek().is_none() || !self.fits(MESSAGE_HEADER_BYTES + 4 + Skip::RUN_BYTES) {
+            return 0;
+        }
+        let flags = match why {
+            SkipReason::Expired => 0,
+            SkipReason::Superseded => FLAG_SUPERSEDED,
+        };
+        let len_at = self.begin(kind::SKIP, flags);
+        self.u32(stream.to_wire());
+        let mut named = 0;
+        for run in runs {
+            if !self.fits(Skip::RUN_BYTES) {
+                break;
+            }
+            self.lost_range(run);
+            named += 1;
+        }
+        self.end(len_at);
+        named
+    }
+
+    /// Adds what a receiver is told about the pace.
+    pub fn pace(&mut self, pace: &Pace) -> bool {
+        let flags = if pace.is_behind { FLAG_BEHIND } else { 0 };
+        self.fixed(12, kind::PACE, flags, |this| {
+            this.u32(pace.stream.to_wire());
+            this.u64(pace.station.0);
+        })
+    }
+
+    /// Adds the names of the scouts.
+    pub fn scouts(&mut self, scouts: &[SourceId]) -> bool {
+        self.fixed(8 * scouts.len(), kind::SCOUTS, 0, |this| {
+            for scout in scouts {
+                this.u64(scout.0);
+            }
         })
     }
 
@@ -232,15 +316,17 @@ impl<'a> DatagramWriter<'a> {
         about: &About,
         joined: SeqNo,
         through: SeqNo,
+        missed: u32,
         lost: impl IntoIterator<Item = SeqRange>,
     ) -> bool {
-        if !self.fits(MESSAGE_HEADER_BYTES + 44 + message::Report::RANGE_BYTES) {
+        if !self.fits(MESSAGE_HEADER_BYTES + 48 + message::Report::RANGE_BYTES) {
             return false;
         }
         let len_at = self.begin(kind::REPORT, 0);
         self.about(about);
         self.u64(joined.0);
         self.u64(through.0);
+        self.u32(missed);
         let mut open: Option<SeqRange> = None;
         for range in lost {
             let fits = self.fits(2 * message::Report::RANGE_BYTES);
@@ -399,6 +485,11 @@ impl<'a> DatagramWriter<'a> {
     fn u64(&mut self, x: u64) {
         self.buf.extend_from_slice(&x.to_be_bytes());
     }
+}
+
+/// How far `seq` lies behind `trail`, as far as 32 bits tell.
+fn distance(seq: SeqNo, trail: SeqNo) -> u32 {
+    u32::try_from(seq.since(trail)).unwrap_or(u32::MAX)
 }
 
 /// Packs ascending gaps into NACK blocks: as bits of the open block where they fit there, else as a block of their own.

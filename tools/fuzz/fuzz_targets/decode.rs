@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use floorcast::wire::{Datagram, Message, SeqNo, SeqRange, SourceId, decode, is_station_name};
+use floorcast::wire::{BLOCK_LEN, Datagram, Message, SeqNo, SeqRange, SourceId, decode, is_station_name};
 use libfuzzer_sys::fuzz_target;
 
 /// A header of 32 bytes in front, a checksum and its length behind.
@@ -67,7 +67,17 @@ fn check(datagram: &Datagram<'_>) {
             }
             Message::RollCall(roll_call) => assert!(roll_call.group.0 >> 30 == 0),
             Message::Squelch(squelch) => assert!(squelch.trail <= SeqNo::MAX),
-            Message::Unknown(kind) => assert!(!(1..=9).contains(&kind)),
+            Message::Skip(skip) => ascends(skip.runs()),
+            Message::Parity(parity) => {
+                let block = parity.block;
+                assert!(block.len > 0 && u64::from(block.len) <= BLOCK_LEN);
+                assert!(block.first.0.is_multiple_of(BLOCK_LEN) && block.first <= SeqNo::MAX);
+                assert!(!parity.shard.is_empty() && parity.shard.len().is_multiple_of(2));
+            }
+            Message::Need(need) => ascends(need.blocks().map(|need| SeqRange::one(need.block.first))),
+            Message::Pace(_) => (),
+            Message::Scouts(scouts) => drop(scouts.contains(SourceId(1))),
+            Message::Unknown(kind) => assert!(!(1..=14).contains(&kind)),
         }
     }
 }

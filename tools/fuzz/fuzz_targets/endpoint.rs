@@ -251,6 +251,8 @@ fn is_within_cap(bytes: &[u8]) -> bool {
         Message::Data(data) => data.first.0 <= ABSURD_MAX,
         Message::Heartbeat(heartbeat) => heartbeat.next.0 <= ABSURD_MAX,
         Message::Squelch(squelch) => squelch.trail.0 <= ABSURD_MAX,
+        Message::Parity(parity) => parity.block.first.0 <= ABSURD_MAX,
+        Message::Skip(skip) => skip.runs().all(|run| run.end().0 <= ABSURD_MAX),
         _ => true,
     })
 }
