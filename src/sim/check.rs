@@ -1,12 +1,13 @@
 //! What must hold whatever happens: each receiver gets what was published, once, in order, complete or reported lost.
 //!
 //! The checker knows the truth (what was published) and sees what each receiver is told. It knows nothing of how the
-//! protocol works.
+//! protocol works. What it keeps stands by line or by notice and in it by node: a datagram that reaches thousands of nodes,
+//! one after the other, walks along short tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::notice::NoticeId;
-use crate::proto::{Join, Origin, Resume, Terms};
+use crate::notice::{NoticeId, Text};
+use crate::proto::{EndReason, Join, Origin, Resume, Terms};
 use crate::station::{Placed, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{SeqNo, SeqRange, SkipReason, SourceId, StreamId};
@@ -21,44 +22,133 @@ type Line = (Origin, StreamId);
 struct Published {
     seqs: SeqRange,
     id: NoticeId,
-    text_hash: u64,
-    expires: Option<Timestamp>,
-    supersedes: Option<u64>,
+    /// Its notice's place in [`Checker::notices`].
+    notice: usize,
+    text: Text,
+    terms: Terms,
 }
 
-/// One published stream.
-#[derive(Clone, Debug)]
-struct Truth {
-    began: Timestamp,
-    messages: BTreeMap<SeqNo, Published>,
-}
-
-/// What one life of one receiver has been told of one stream.
-#[derive(Clone, Debug)]
-struct Told {
-    joined: SeqNo,
-    mark: SeqNo,
-    lost: Vec<SeqRange>,
-}
-
-/// One receiver over all its lives.
+/// What was published on one line.
 #[derive(Clone, Debug, Default)]
-struct Receiver {
-    listens_since: Timestamp,
-    told: BTreeMap<Line, Told>,
-    /// The present session of each source, as the receiver was told; `None` after its end.
-    sessions: BTreeMap<SourceId, Option<Origin>>,
-    buried: BTreeSet<Origin>,
-    had: BTreeSet<NoticeId>,
-    /// In this life or an earlier one.
-    ever_had: BTreeSet<NoticeId>,
+struct Truth {
+    /// `None` where nothing was.
+    began: Option<Timestamp>,
+    /// Numbers ascend.
+    messages: Vec<Published>,
+    /// The message found last: the next one asked for is mostly the same, at another receiver, or the one behind it.
+    found: usize,
+}
+
+impl Truth {
+    /// The message that begins with `first`.
+    fn message(&mut self, first: SeqNo) -> Option<&Published> {
+        let starts_here = |at: &usize| {
+            let message = self.messages.get(*at);
+            message.is_some_and(|message| message.seqs.first() == first)
+        };
+        let near = [self.found, self.found + 1].into_iter().find(starts_here);
+        self.found = match near {
+            Some(at) => at,
+            None => {
+                let found = self
+                    .messages
+                    .binary_search_by_key(&first, |message| message.seqs.first());
+                found.ok()?
+            }
+        };
+        self.messages.get(self.found)
+    }
+}
+
+/// What receivers were told of one line, by node.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// The first number each was told of; [`NOTHING`] where it was told of none.
+    joined: Vec<SeqNo>,
+    /// One after the last.
+    marks: Vec<SeqNo>,
+    lost: BTreeMap<NodeId, Vec<SeqRange>>,
+}
+
+/// A number that no receiver is ever told of.
+const NOTHING: SeqNo = SeqNo(u64::MAX);
+
+impl Told {
+    fn mark(&self, node: NodeId) -> Option<SeqNo> {
+        let mark = self.marks.get(node.0).copied();
+        mark.filter(|&mark| mark != NOTHING)
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        if let Some(mark) = self.marks.get_mut(node.0) {
+            *mark = NOTHING;
+            self.lost.remove(&node);
+        }
+    }
+}
+
+/// What receivers were told of one life of a source.
+#[derive(Clone, Debug)]
+struct Life {
+    origin: Origin,
+    /// Who was told of its start or end.
+    known: Bits,
+    /// For whom it goes on.
+    open: Bits,
+    /// For whom it is over for good.
+    buried: Bits,
+}
+
+/// A set of small numbers.
+#[derive(Clone, Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn has(&self, at: usize) -> bool {
+        self.0
+            .get(at / 64)
+            .is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+
+    /// False when it was there.
+    fn insert(&mut self, at: usize) -> bool {
+        if self.0.len() <= at / 64 {
+            self.0.resize(at / 64 + 1, 0);
+        }
+        let is_new = !self.has(at);
+        self.0[at / 64] |= 1 << (at % 64);
+        is_new
+    }
+
+    /// False when it was not there.
+    fn remove(&mut self, at: usize) -> bool {
+        let was_here = self.has(at);
+        if was_here {
+            self.0[at / 64] &= !(1 << (at % 64));
+        }
+        was_here
+    }
 }
 
 /// Watches every receiver of a network.
 #[derive(Clone, Debug, Default)]
 pub struct Checker {
-    truth: BTreeMap<Line, Truth>,
-    receivers: BTreeMap<NodeId, Receiver>,
+    lines: BTreeMap<Line, usize>,
+    /// The line asked for last.
+    line: Option<(Line, usize)>,
+    /// By line.
+    truth: Vec<Truth>,
+    told: Vec<Told>,
+    lives: Vec<Life>,
+    /// By node: since when it listens.
+    since: Vec<Timestamp>,
+    notices: Vec<NoticeId>,
+    /// The place of each in `notices`.
+    places: BTreeMap<NoticeId, usize>,
+    /// Who has each notice, by notice.
+    had: Vec<Bits>,
+    /// Who had it in a life that is over and was not gone on with.
+    had_before: Vec<Bits>,
     violations: Vec<String>,
     /// Notices handed to receivers, over all of them.
     pub notices_delivered: u64,
@@ -79,36 +169,44 @@ impl Checker {
 
     /// A receiver begins a life; with `resumes`, what it was told before still counts.
     pub(super) fn begin(&mut self, now: Timestamp, node: NodeId, resumes: bool) {
-        let receiver = self.receivers.entry(node).or_default();
-        let before = std::mem::take(receiver);
-        receiver.listens_since = now;
-        receiver.ever_had = before.ever_had;
-        if resumes {
-            receiver.told = before.told;
-            receiver.had = before.had;
+        if self.since.len() <= node.0 {
+            self.since.resize(node.0 + 1, Timestamp::ZERO);
+        }
+        self.since[node.0] = now;
+        for life in &mut self.lives {
+            for bits in [&mut life.known, &mut life.open, &mut life.buried] {
+                bits.remove(node.0);
+            }
+        }
+        if !resumes {
+            self.told.iter_mut().for_each(|told| told.forget(node));
+            for (had, had_before) in self.had.iter_mut().zip(&mut self.had_before) {
+                if had.remove(node.0) {
+                    had_before.insert(node.0);
+                }
+            }
         }
     }
 
     /// Where a receiver stands, for it to go on from in its next life.
     pub(super) fn marks(&self, node: NodeId) -> Vec<(Origin, StreamId, Resume)> {
-        let told = self.receivers.get(&node).map(|receiver| &receiver.told);
-        let told = told.into_iter().flatten().map(|(&(origin, stream), told)| {
+        let marks = self.lines.iter().filter_map(|(&(origin, stream), &line)| {
+            let told = &self.told[line];
             let from = Resume {
-                joined: told.joined,
-                next: told.mark,
-                lost: told.lost.clone(),
+                next: told.mark(node)?,
+                joined: told.joined[node.0],
+                lost: told.lost.get(&node).cloned().unwrap_or_default(),
             };
-            (origin, stream, from)
+            Some((origin, stream, from))
         });
-        told.collect()
+        marks.collect()
     }
 
     /// What a receiver has been given, for it to remember in its next life.
     pub(super) fn had(&self, node: NodeId) -> impl Iterator<Item = NoticeId> {
-        self.receivers
-            .get(&node)
-            .into_iter()
-            .flat_map(|receiver| receiver.had.iter().copied())
+        let notices = self.notices.iter().zip(&self.had);
+        let had = notices.filter(move |(_, had)| had.has(node.0));
+        had.map(|(&id, _)| id)
     }
 
     pub(super) fn published(
@@ -117,23 +215,25 @@ impl Checker {
         line: Line,
         seqs: SeqRange,
         id: NoticeId,
-        text: &str,
+        text: &Text,
         terms: Terms,
     ) {
-        let truth = self.truth.entry(line).or_insert(Truth {
-            began: now,
-            messages: BTreeMap::new(),
+        let notice = *self.places.entry(id).or_insert_with(|| {
+            self.notices.push(id);
+            self.had.push(Bits::default());
+            self.had_before.push(Bits::default());
+            self.notices.len() - 1
         });
-        truth.messages.insert(
-            seqs.first(),
-            Published {
-                seqs,
-                id,
-                text_hash: hash(text),
-                expires: terms.expires,
-                supersedes: terms.supersedes,
-            },
-        );
+        let line = self.line(line);
+        let truth = &mut self.truth[line];
+        truth.began.get_or_insert(now);
+        truth.messages.push(Published {
+            seqs,
+            id,
+            notice,
+            text: text.clone(),
+            terms,
+        });
     }
 
     /// A receiver was told something.
@@ -141,18 +241,11 @@ impl Checker {
         let result = match event {
             StationEvent::SessionStarted { origin, .. } => self.session_started(node, *origin),
             StationEvent::SessionEnded { origin, reason } => {
-                if *reason != crate::proto::EndReason::Silent {
-                    self.receivers
-                        .entry(node)
-                        .or_default()
-                        .buried
-                        .insert(*origin);
-                }
-                self.session_ended(node, *origin)
+                self.session_ended(node, *origin, *reason)
             }
             StationEvent::Notice { at, notice, .. } => {
                 self.notices_delivered += 1;
-                self.notice(node, at, notice.id, notice.text.as_str())
+                self.notice(node, at, notice.id, &notice.text)
             }
             StationEvent::Again { at, id } => self.again(node, at, *id),
             StationEvent::Unreadable { error, .. } => Err(format!("a message that {error}")),
@@ -189,35 +282,27 @@ impl Checker {
 
     /// What was reported lost to `node` in the stream.
     pub fn lost(&self, node: NodeId, origin: Origin, stream: StreamId) -> Vec<SeqRange> {
-        let told = self
-            .receivers
-            .get(&node)
-            .and_then(|receiver| receiver.told.get(&(origin, stream)));
-        told.map(|told| told.lost.clone()).unwrap_or_default()
+        let line = self.lines.get(&(origin, stream));
+        let lost = line.and_then(|&line| self.told[line].lost.get(&node));
+        lost.cloned().unwrap_or_default()
     }
 
     /// The most runs that `node` was told of as lost or taken back in one stream.
     pub(super) fn lost_runs(&self, node: NodeId) -> usize {
-        let told = self
-            .receivers
-            .get(&node)
-            .map(|receiver| receiver.told.values());
-        let runs = told.into_iter().flatten().map(|told| told.lost.len());
-        runs.max().unwrap_or(0)
+        let runs = self.told.iter().filter_map(|told| told.lost.get(&node));
+        runs.map(Vec::len).max().unwrap_or(0)
     }
 
     /// Whether `node` has been given the notice.
     pub fn has(&self, node: NodeId, id: NoticeId) -> bool {
-        self.receivers
-            .get(&node)
-            .is_some_and(|receiver| receiver.had.contains(&id))
+        let place = self.places.get(&id);
+        place.is_some_and(|&at| self.had[at].has(node.0))
     }
 
     /// Whether `node` has been given the notice, in this life or an earlier one.
     pub(super) fn ever_had(&self, node: NodeId, id: NoticeId) -> bool {
-        self.receivers
-            .get(&node)
-            .is_some_and(|receiver| receiver.ever_had.contains(&id))
+        let place = self.places.get(&id);
+        place.is_some_and(|&at| self.had[at].has(node.0) || self.had_before[at].has(node.0))
     }
 
     /// Once all faults are over: `node`, which listens to `stream`, has been told of everything in it, from where it
@@ -230,22 +315,19 @@ impl Checker {
         stream: StreamId,
         join: Join,
     ) {
-        let Some(truth) = self.truth.get(&(origin, stream)) else {
+        let Some(&line) = self.lines.get(&(origin, stream)) else {
             return;
         };
-        let Some(receiver) = self.receivers.get(&node) else {
+        let truth = &self.truth[line];
+        let (Some(began), Some(&since)) = (truth.began, self.since.get(node.0)) else {
             return;
         };
-        let end = truth
-            .messages
-            .values()
-            .map(|message| message.seqs.end())
-            .max()
-            .unwrap_or_default();
-        match receiver.told.get(&(origin, stream)).map(|told| told.mark) {
+        let end = truth.messages.last().map(|message| message.seqs.end());
+        let end = end.unwrap_or_default();
+        match self.told[line].mark(node) {
             Some(mark) if mark == end => {}
             // It came later, and nothing has begun since where it began.
-            None if join != Join::Trail && receiver.listens_since > truth.began => {}
+            None if join != Join::Trail && since > began => {}
             mark => {
                 let what =
                     format!("incomplete: {origin:?} {stream} ends at {end}, told up to {mark:?}");
@@ -262,20 +344,88 @@ impl Checker {
         }
     }
 
+    /// The number of a line; the next one where it has none.
+    fn line(&mut self, line: Line) -> usize {
+        if let Some((last, number)) = self.line
+            && last == line
+        {
+            return number;
+        }
+        let number = *self.lines.entry(line).or_insert(self.truth.len());
+        if number == self.truth.len() {
+            self.truth.push(Truth::default());
+            self.told.push(Told::default());
+        }
+        self.line = Some((line, number));
+        number
+    }
+
+    fn life(&mut self, origin: Origin) -> &mut Life {
+        let known = self.lives.iter().position(|life| life.origin == origin);
+        let at = known.unwrap_or_else(|| {
+            self.lives.push(Life {
+                origin,
+                known: Bits::default(),
+                open: Bits::default(),
+                buried: Bits::default(),
+            });
+            self.lives.len() - 1
+        });
+        &mut self.lives[at]
+    }
+
+    /// The present session of a source, as the receiver was told; `Some(None)` after its end.
+    fn session(&self, node: NodeId, source: SourceId) -> Option<Option<Origin>> {
+        let known = |life: &&Life| life.origin.source == source && life.known.has(node.0);
+        let mut known = self.lives.iter().filter(known).peekable();
+        known.peek()?;
+        Some(
+            known
+                .find(|life| life.open.has(node.0))
+                .map(|life| life.origin),
+        )
+    }
+
+    /// One session of a source is open for the receiver, or none.
+    fn set_session(&mut self, node: NodeId, source: SourceId, open: Option<Origin>) {
+        for life in &mut self.lives {
+            if life.origin.source == source {
+                life.open.remove(node.0);
+            }
+        }
+        if let Some(origin) = open {
+            let life = self.life(origin);
+            life.known.insert(node.0);
+            life.open.insert(node.0);
+        }
+    }
+
     fn session_started(&mut self, node: NodeId, origin: Origin) -> Result<(), String> {
-        let receiver = self.receivers.entry(node).or_default();
-        if receiver.buried.contains(&origin) {
+        if self.life(origin).buried.has(node.0) {
             return Err(format!("an ended session is back: {origin:?}"));
         }
-        match receiver.sessions.insert(origin.source, Some(origin)) {
+        let before = self.session(node, origin.source);
+        self.set_session(node, origin.source, Some(origin));
+        match before {
             Some(Some(open)) => Err(format!("{origin:?} started while {open:?} was open")),
             _ => Ok(()),
         }
     }
 
-    fn session_ended(&mut self, node: NodeId, origin: Origin) -> Result<(), String> {
-        let receiver = self.receivers.entry(node).or_default();
-        match receiver.sessions.insert(origin.source, None) {
+    fn session_ended(
+        &mut self,
+        node: NodeId,
+        origin: Origin,
+        reason: EndReason,
+    ) -> Result<(), String> {
+        let before = self.session(node, origin.source);
+        self.set_session(node, origin.source, None);
+        let life = self.life(origin);
+        life.known.insert(node.0);
+        if reason != EndReason::Silent {
+            life.buried.insert(node.0);
+        }
+        match before {
             Some(Some(open)) if open == origin => Ok(()),
             open => Err(format!("{origin:?} ended, but open was {open:?}")),
         }
@@ -286,19 +436,14 @@ impl Checker {
         node: NodeId,
         at: &Placed,
         id: NoticeId,
-        text: &str,
+        text: &Text,
     ) -> Result<(), String> {
-        self.matches_truth(at, id)?;
-        let published = self
-            .truth
-            .get(&(at.origin, at.stream))
-            .and_then(|truth| truth.messages.get(&at.seqs.first()));
-        if published.is_some_and(|published| published.text_hash != hash(text)) {
+        let published = self.matches_truth(at, id)?;
+        if published.text != *text {
             return Err(format!("altered: {id} in {}", at.stream));
         }
-        let receiver = self.receivers.entry(node).or_default();
-        receiver.ever_had.insert(id);
-        if !receiver.had.insert(id) {
+        let notice = published.notice;
+        if !self.had[notice].insert(node.0) {
             return Err(format!("twice: {id} at {} in {}", at.seqs, at.stream));
         }
         self.advance(node, (at.origin, at.stream), at.seqs, false)
@@ -312,16 +457,15 @@ impl Checker {
         self.advance(node, (at.origin, at.stream), at.seqs, false)
     }
 
-    fn matches_truth(&self, at: &Placed, id: NoticeId) -> Result<(), String> {
-        let truth = self
-            .truth
-            .get(&(at.origin, at.stream))
-            .and_then(|truth| truth.messages.get(&at.seqs.first()));
-        match truth {
-            Some(published) if published.seqs == at.seqs && published.id == id => Ok(()),
+    fn matches_truth(&mut self, at: &Placed, id: NoticeId) -> Result<&Published, String> {
+        let line = self.line((at.origin, at.stream));
+        match self.truth[line].message(at.seqs.first()) {
+            Some(published) if published.seqs == at.seqs && published.id == id => Ok(published),
             published => Err(format!(
-                "never published: {id} at {} in {} (there: {published:?})",
-                at.seqs, at.stream
+                "never published: {id} at {} in {} (there: {:?})",
+                at.seqs,
+                at.stream,
+                published.map(|published| (published.seqs, published.id))
             )),
         }
     }
@@ -334,22 +478,22 @@ impl Checker {
         seqs: SeqRange,
         why: SkipReason,
     ) -> Result<(), String> {
-        let messages = self.truth.get(&line).map(|truth| &truth.messages);
+        let line = self.lines.get(&line);
+        let messages = line.map(|&line| self.truth[line].messages.as_slice());
         let messages = messages.ok_or("skipped in a stream that was never published")?;
         let mut from = seqs.first();
         while from < seqs.end() {
+            let at = messages.partition_point(|message| message.seqs.end() <= from);
             let message = messages
-                .range(..=from)
-                .next_back()
-                .map(|(_, message)| message);
-            let message = message.ok_or_else(|| format!("skipped, but never published: {seqs}"))?;
+                .get(at)
+                .ok_or_else(|| format!("skipped, but never published: {seqs}"))?;
             let is_due = match why {
-                SkipReason::Expired => message.expires.is_some_and(|at| at <= now),
-                SkipReason::Superseded => message.supersedes.is_some_and(|key| {
-                    let later = messages.range(message.seqs.end()..);
+                SkipReason::Expired => message.terms.expires.is_some_and(|at| at <= now),
+                SkipReason::Superseded => message.terms.supersedes.is_some_and(|key| {
+                    let later = &messages[at + 1..];
                     later
-                        .into_iter()
-                        .any(|(_, other)| other.supersedes == Some(key))
+                        .iter()
+                        .any(|other| other.terms.supersedes == Some(key))
                 }),
             };
             if !is_due {
@@ -367,42 +511,41 @@ impl Checker {
     fn advance(
         &mut self,
         node: NodeId,
-        line: Line,
+        of: Line,
         seqs: SeqRange,
         is_lost: bool,
     ) -> Result<(), String> {
-        let receiver = self.receivers.entry(node).or_default();
-        if receiver.sessions.get(&line.0.source) != Some(&Some(line.0)) {
-            return Err(format!("{seqs} of {:?}, whose session is not open", line.0));
+        let line = self.line(of);
+        if !self.life(of.0).open.has(node.0) {
+            return Err(format!("{seqs} of {:?}, whose session is not open", of.0));
         }
-        let began = self.truth.get(&line).map(|truth| truth.began);
-        let told = receiver.told.entry(line).or_insert(Told {
-            joined: seqs.first(),
-            mark: seqs.first(),
-            lost: Vec::new(),
-        });
-        let was_first = began.is_some_and(|began| receiver.listens_since <= began);
-        let result = if told.mark != seqs.first() {
-            Err(format!(
-                "out of order: {seqs} after {} in {}",
-                told.mark, line.1
-            ))
-        } else if was_first && told.joined != SeqNo::ZERO {
+        let since = self.since.get(node.0).copied().unwrap_or_default();
+        let began = self.truth[line].began;
+        let was_first = began.is_some_and(|began| since <= began);
+        let told = &mut self.told[line];
+        if told.marks.len() <= node.0 {
+            told.marks.resize(node.0 + 1, NOTHING);
+            told.joined.resize(node.0 + 1, NOTHING);
+        }
+        let mark = &mut told.marks[node.0];
+        if *mark == NOTHING {
+            *mark = seqs.first();
+            told.joined[node.0] = seqs.first();
+        }
+        let result = if *mark != seqs.first() {
+            Err(format!("out of order: {seqs} after {mark} in {}", of.1))
+        } else if was_first && told.joined[node.0] != SeqNo::ZERO {
             Err(format!(
                 "was there first, but began with {} in {}",
-                told.joined, line.1
+                told.joined[node.0], of.1
             ))
         } else {
             Ok(())
         };
-        told.mark = seqs.end();
+        *mark = seqs.end();
         if is_lost {
-            told.lost.push(seqs);
+            told.lost.entry(node).or_default().push(seqs);
         }
         result
     }
-}
-
-fn hash(text: &str) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }

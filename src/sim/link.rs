@@ -91,20 +91,23 @@ impl Default for Link {
 }
 
 impl Link {
-    /// What arrives, and when, of a datagram that goes in at `now`: nothing, one, or two copies.
+    /// What arrives, and when, of a datagram of `bytes` that goes in at `now`: nothing, one, or two copies.
     pub(super) fn carry(
         &mut self,
         now: Timestamp,
-        datagram: &Bytes,
+        bytes: usize,
         rng: &mut Rng,
-    ) -> Vec<(Timestamp, Bytes)> {
+    ) -> [Option<Copy>; 2] {
         if !self.is_up || self.loss.takes(rng) {
             self.dropped += 1;
-            return Vec::new();
+            return [None, None];
         }
-        let copies = 1 + usize::from(self.duplicate > 0.0 && rng.chance(self.duplicate));
-        let arrivals = (0..copies).map(|_| (self.arrival(now, rng), self.damage(datagram, rng)));
-        arrivals.collect()
+        let comes_twice = self.duplicate > 0.0 && rng.chance(self.duplicate);
+        let mut copy = || Copy {
+            at: self.arrival(now, rng),
+            flipped: self.flipped(bytes, rng),
+        };
+        [Some(copy()), comes_twice.then(copy)]
     }
 
     /// What the cable was asked to do to datagrams is over: it is as good as new.
@@ -129,14 +132,26 @@ impl Link {
         in_order
     }
 
-    fn damage(&self, datagram: &Bytes, rng: &mut Rng) -> Bytes {
-        if self.corrupt > 0.0 && rng.chance(self.corrupt) && !datagram.is_empty() {
-            let mut bytes = datagram.to_vec();
-            let bit = usize::try_from(rng.below(bytes.len() as u64 * 8)).unwrap_or(0);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            return bytes.into();
-        }
-        datagram.clone()
+    fn flipped(&self, bytes: usize, rng: &mut Rng) -> Option<u64> {
+        let is_damaged = self.corrupt > 0.0 && rng.chance(self.corrupt) && bytes > 0;
+        is_damaged.then(|| rng.below(bytes as u64 * 8))
+    }
+}
+
+/// A datagram at the far end of a cable.
+pub(super) struct Copy {
+    pub(super) at: Timestamp,
+    /// The bit that the cable flipped.
+    flipped: Option<u64>,
+}
+
+impl Copy {
+    /// What arrived of `datagram`, where that differs.
+    pub(super) fn damaged(&self, datagram: &Bytes) -> Option<Bytes> {
+        let bit = usize::try_from(self.flipped?).unwrap_or(0);
+        let mut bytes = datagram.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        Some(bytes.into())
     }
 }
 
@@ -146,10 +161,10 @@ mod tests {
 
     fn arrivals(link: &mut Link, count: u64) -> Vec<Timestamp> {
         let mut rng = Rng::new(3);
-        let datagram = Bytes::from_static(b"datagram");
         (0..count)
-            .flat_map(|i| link.carry(Timestamp::from_nanos(i * 1_000), &datagram, &mut rng))
-            .map(|(at, _)| at)
+            .flat_map(|i| link.carry(Timestamp::from_nanos(i * 1_000), 8, &mut rng))
+            .flatten()
+            .map(|copy| copy.at)
             .collect()
     }
 
@@ -177,6 +192,22 @@ mod tests {
             (1_400..2_300).contains(&lost),
             "expected 20,000 / 11: {lost}"
         );
+    }
+
+    #[test]
+    fn a_damaged_datagram_differs_in_one_bit() {
+        let mut link = Link {
+            corrupt: 1.0,
+            ..Link::default()
+        };
+        let datagram = Bytes::from_static(b"datagram");
+        let [copy, _] = link.carry(Timestamp::ZERO, datagram.len(), &mut Rng::new(3));
+        let damaged = copy.unwrap().damaged(&datagram).unwrap();
+        let differ = damaged
+            .iter()
+            .zip(&datagram)
+            .map(|(a, b)| (a ^ b).count_ones());
+        assert_eq!(differ.sum::<u32>(), 1);
     }
 
     #[test]

@@ -2,13 +2,23 @@
 //!
 //! Every node has an uplink and a downlink to one switch. Loss on a source's uplink is common to all, loss on a downlink
 //! is one receiver's alone. The [`Checker`] watches everything that receivers are told.
+//!
+//! Floors of 5,000 are run often, so what is done once for each receiver and datagram is kept short, though nothing of
+//! the protocol is left out: every receiver is a whole [`Station`] that is given every datagram.
+//!
+//! - A multicast is one entry of the queue for all receivers that it reaches at one moment, not one for each.
+//! - Who hears a group is a list, who has an address a map; nobody is searched for.
+//! - Each node's next waking stands in a tree of fixed size; it changes only when it comes earlier than was thought.
+//! - A station is run where it stands; moving it out of its node and back copied a kilobyte twice for each datagram.
+//! - The checker numbers streams and notices, keeps one bit for a notice that a receiver has, and looks first where it
+//!   found the last one.
 
 mod check;
 mod link;
+mod queue;
 mod swarm;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +30,8 @@ use crate::rng::Rng;
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
+
+use queue::{Due, Queue};
 
 pub use check::Checker;
 pub use link::{Link, Loss};
@@ -81,54 +93,24 @@ pub type Rewrite = fn(&[u8]) -> Option<Vec<u8>>;
 
 struct Node {
     spec: NodeSpec,
-    station: Option<Station>,
     addr: SocketAddr,
-    hears: BTreeSet<GroupId>,
-    uplink: Link,
-    downlink: Link,
-    wake: Timestamp,
     lives: u64,
     rewrite: Option<Rewrite>,
-    is_stopped: bool,
     backlog: Vec<(SocketAddr, Bytes)>,
 }
 
-enum What {
-    Arrive {
-        node: NodeId,
-        life: u64,
-        from: SocketAddr,
-        datagram: Bytes,
-    },
-    Wake {
-        node: NodeId,
-        life: u64,
-    },
+/// A node's program, if it runs, apart from the rest: it is looked at for every datagram.
+struct Program {
+    station: Option<Station>,
+    /// The queue's order when its life began: what was sent before is not for it.
+    since: u64,
+    is_stopped: bool,
 }
 
-struct Due {
-    at: Timestamp,
-    order: u64,
-    what: What,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
+impl Program {
+    /// The station, if it may run.
+    fn running(&mut self) -> Option<&mut Station> {
+        self.station.as_mut().filter(|_| !self.is_stopped)
     }
 }
 
@@ -149,10 +131,18 @@ pub struct Network {
     seed: u64,
     rng: Rng,
     nodes: Vec<Node>,
-    queue: BinaryHeap<Reverse<Due>>,
-    order: u64,
+    /// By node, as all that follows up to `members`.
+    programs: Vec<Program>,
+    uplinks: Vec<Link>,
+    downlinks: Vec<Link>,
+    /// Who hears a group, in order.
+    members: BTreeMap<GroupId, Vec<NodeId>>,
+    by_addr: BTreeMap<SocketAddr, NodeId>,
+    queue: Queue,
     trace: u64,
     batch: TransmitBatch,
+    /// Where and when the datagram that is being sent arrives.
+    arriving: Vec<(Timestamp, NodeId)>,
     notices: u64,
     tamper: Option<Tamper>,
     /// Watches what receivers are told.
@@ -170,10 +160,15 @@ impl Network {
             seed,
             rng: Rng::new(seed),
             nodes: Vec::new(),
-            queue: BinaryHeap::new(),
-            order: 0,
+            programs: Vec::new(),
+            uplinks: Vec::new(),
+            downlinks: Vec::new(),
+            members: BTreeMap::new(),
+            by_addr: BTreeMap::new(),
+            queue: Queue::default(),
             trace: seed,
             batch: TransmitBatch::new(64),
+            arriving: Vec::new(),
             notices: 0,
             tamper: None,
             checker: Checker::default(),
@@ -210,18 +205,22 @@ impl Network {
     /// Adds a node with quiet cables, and starts it.
     pub fn add(&mut self, spec: NodeSpec) -> NodeId {
         let id = NodeId(self.nodes.len());
+        self.uplinks.push(Link::default());
+        self.downlinks.push(Link::default());
+        for &group in &spec.groups {
+            self.overhear(id, group);
+        }
         self.nodes.push(Node {
             addr: address(id, 0),
-            hears: spec.groups.iter().copied().collect(),
             spec,
-            station: None,
-            uplink: Link::default(),
-            downlink: Link::default(),
-            wake: Timestamp::FAR_FUTURE,
             lives: 0,
             rewrite: None,
-            is_stopped: false,
             backlog: Vec::new(),
+        });
+        self.programs.push(Program {
+            station: None,
+            since: 0,
+            is_stopped: false,
         });
         self.start(id, false);
         id
@@ -229,9 +228,8 @@ impl Network {
 
     /// Kills a node, as `kill -9` would.
     pub fn kill(&mut self, id: NodeId) {
-        let node = &mut self.nodes[id.0];
-        node.station = None;
-        node.backlog.clear();
+        self.programs[id.0].station = None;
+        self.nodes[id.0].backlog.clear();
     }
 
     /// Kills a node where it runs, and starts it anew; with `resumes` it goes on where it stood.
@@ -242,12 +240,12 @@ impl Network {
 
     /// Stops a node from running, as SIGSTOP would: what arrives waits in its socket, up to 256 datagrams.
     pub fn stop(&mut self, id: NodeId) {
-        self.nodes[id.0].is_stopped = true;
+        self.programs[id.0].is_stopped = true;
     }
 
     /// Lets a stopped node run again.
     pub fn go_on(&mut self, id: NodeId) {
-        self.nodes[id.0].is_stopped = false;
+        self.programs[id.0].is_stopped = false;
         for (from, datagram) in std::mem::take(&mut self.nodes[id.0].backlog) {
             self.arrive(id, from, datagram);
         }
@@ -256,22 +254,22 @@ impl Network {
 
     /// Whether a node runs.
     pub fn is_alive(&self, id: NodeId) -> bool {
-        self.nodes[id.0].station.is_some() && !self.nodes[id.0].is_stopped
+        self.programs[id.0].station.is_some() && !self.programs[id.0].is_stopped
     }
 
     /// A node's station, while it lives.
     pub fn station(&mut self, id: NodeId) -> Option<&mut Station> {
-        self.nodes[id.0].station.as_mut()
+        self.programs[id.0].station.as_mut()
     }
 
     /// A node's cable to the switch.
     pub fn uplink(&mut self, id: NodeId) -> &mut Link {
-        &mut self.nodes[id.0].uplink
+        &mut self.uplinks[id.0]
     }
 
     /// The switch's cable to a node.
     pub fn downlink(&mut self, id: NodeId) -> &mut Link {
-        &mut self.nodes[id.0].downlink
+        &mut self.downlinks[id.0]
     }
 
     /// All nodes.
@@ -281,7 +279,10 @@ impl Network {
 
     /// Lets a source hear a group's reports, presences and rosters.
     pub fn overhear(&mut self, id: NodeId, group: GroupId) {
-        self.nodes[id.0].hears.insert(group);
+        let members = self.members.entry(group).or_default();
+        if let Err(place) = members.binary_search(&id) {
+            members.insert(place, id);
+        }
     }
 
     /// Has `node` broadcast `text`.
@@ -327,14 +328,13 @@ impl Network {
             confirm: true,
             text,
         };
-        let Some(station) = self.nodes[node.0].station.as_mut() else {
+        let Some(station) = self.programs[node.0].station.as_mut() else {
             return Ok(id);
         };
         let origin = station.origin();
         for (stream, seqs) in station.broadcast(now, groups, lane, &notice, terms.supersedes)? {
-            let text = notice.text.as_str();
             self.checker
-                .published(now, (origin, stream), seqs, id, text, terms);
+                .published(now, (origin, stream), seqs, id, &notice.text, terms);
         }
         self.run_node(node);
         Ok(id)
@@ -342,13 +342,7 @@ impl Network {
 
     /// Runs what is due until `until`.
     pub fn run_until(&mut self, until: Timestamp) {
-        while self
-            .queue
-            .peek()
-            .is_some_and(|Reverse(due)| due.at <= until)
-        {
-            self.step();
-        }
+        while self.queue.next_at() <= until && self.step() {}
         self.now = self.now.max(until);
     }
 
@@ -357,33 +351,24 @@ impl Network {
         self.run_until(self.now + duration);
     }
 
-    /// Runs the next thing that is due; false when nothing is.
+    /// Runs the next thing that is due: a datagram at all whom it reaches now, or one node; false when nothing is.
     pub fn step(&mut self) -> bool {
-        let Some(Reverse(due)) = self.queue.pop() else {
+        let Some((at, due)) = self.queue.pop() else {
             return false;
         };
-        self.now = self.now.max(due.at);
-        match due.what {
-            What::Arrive {
-                node,
-                life,
-                from,
-                datagram,
-            } => {
-                if self.nodes[node.0].lives == life {
-                    self.note(node.0 as u64 ^ (datagram.len() as u64) << 20);
-                    self.arrive(node, from, datagram);
-                    self.run_node(node);
+        self.now = self.now.max(at);
+        match due {
+            Due::Landing(landing) => {
+                for &node in &landing.to {
+                    if self.programs[node.0].since < landing.order {
+                        self.note(node.0 as u64 ^ (landing.datagram.len() as u64) << 20);
+                        self.arrive(node, landing.from, landing.datagram.clone());
+                        self.run_node(node);
+                    }
                 }
+                self.queue.reuse(landing.to);
             }
-            What::Wake { node, life } => {
-                let due_now =
-                    self.nodes[node.0].lives == life && self.nodes[node.0].wake <= self.now;
-                if due_now {
-                    self.nodes[node.0].wake = Timestamp::FAR_FUTURE;
-                    self.run_node(node);
-                }
-            }
+            Due::Wake(node) => self.run_node(node),
         }
         true
     }
@@ -395,17 +380,19 @@ impl Network {
 
     /// Heals every cable.
     pub fn heal(&mut self) {
-        for node in &mut self.nodes {
-            node.uplink.heal();
-            node.downlink.heal();
-        }
+        self.uplinks.iter_mut().for_each(Link::heal);
+        self.downlinks.iter_mut().for_each(Link::heal);
     }
 
     /// Once faults are over and time was given: every receiver that lives has been told of everything that living sources
     /// published to it.
     pub fn expect_complete(&mut self) {
         for source in self.nodes() {
-            let Some(origin) = self.nodes[source.0].station.as_ref().map(Station::origin) else {
+            let Some(origin) = self.programs[source.0]
+                .station
+                .as_ref()
+                .map(Station::origin)
+            else {
                 continue;
             };
             for node in self.nodes() {
@@ -433,7 +420,7 @@ impl Network {
             .map(|node| SourceId::of(Self::floor(), &node.spec.name))
             .collect();
         for source in self.nodes() {
-            let Some(station) = self.nodes[source.0].station.as_mut() else {
+            let Some(station) = self.programs[source.0].station.as_mut() else {
                 continue;
             };
             let tallies: Vec<_> = (0..station.sent_len())
@@ -473,8 +460,11 @@ impl Network {
         let now = self.now;
         let node = &mut self.nodes[id.0];
         node.lives += 1;
-        node.wake = Timestamp::FAR_FUTURE;
+        self.programs[id.0].since = self.queue.order();
+        self.queue.wake(id, Timestamp::FAR_FUTURE);
+        self.by_addr.remove(&node.addr);
         node.addr = address(id, node.lives);
+        self.by_addr.insert(node.addr, id);
         let source = SourceId::of(Self::floor(), &node.spec.name);
         let session = SessionId(self.rng.bits());
         let config = StationConfig {
@@ -497,7 +487,7 @@ impl Network {
             }
             self.checker.had(id).for_each(|id| station.remember(id));
         }
-        self.nodes[id.0].station = Some(station);
+        self.programs[id.0].station = Some(station);
         self.checker.begin(now, id, resumes);
         self.run_node(id);
     }
@@ -506,14 +496,15 @@ impl Network {
         /// What a stopped program's socket holds.
         const BACKLOG_MAX: usize = 256;
         let now = self.now;
-        let node = &mut self.nodes[id.0];
-        if node.is_stopped {
-            if node.backlog.len() < BACKLOG_MAX {
-                node.backlog.push((from, datagram));
+        let program = &mut self.programs[id.0];
+        if program.is_stopped {
+            let backlog = &mut self.nodes[id.0].backlog;
+            if backlog.len() < BACKLOG_MAX {
+                backlog.push((from, datagram));
             }
             return;
         }
-        if let Some(station) = &mut node.station {
+        if let Some(station) = &mut program.station {
             // What is refused is counted by the station; here every kind of datagram is to be expected.
             let _ = station.handle_datagram(now, from, datagram);
         }
@@ -522,24 +513,28 @@ impl Network {
     /// Drains a node's outputs and sets its next waking.
     fn run_node(&mut self, id: NodeId) {
         let now = self.now;
-        if self.nodes[id.0].is_stopped {
-            return;
+        if let Some(station) = self.programs[id.0].running() {
+            station.handle_timeout(now);
         }
-        let Some(mut station) = self.nodes[id.0].station.take() else {
-            return;
-        };
-        station.handle_timeout(now);
-        let mut batch = std::mem::replace(&mut self.batch, TransmitBatch::new(1));
-        while station.poll_transmit(now, &mut batch) {
+        while let Some(station) = self.programs[id.0].running()
+            && station.poll_transmit(now, &mut self.batch)
+        {
+            let mut batch = std::mem::replace(&mut self.batch, TransmitBatch::new(1));
             for (to, datagram) in batch.iter() {
                 self.send(id, to, datagram);
             }
             batch.clear();
+            self.batch = batch;
         }
-        self.batch = batch;
-        while let Some(event) = station.poll_event(EPOCH_NS + now.as_nanos()) {
+        while let Some(station) = self.programs[id.0].running()
+            && let Some(event) = station.poll_event(EPOCH_NS + now.as_nanos())
+        {
             self.tell(id, event);
         }
+        let Some(station) = self.programs[id.0].running() else {
+            return;
+        };
+        let due = station.poll_timeout();
         let (held, allowed) = (
             station.endpoint().buffered_bytes(),
             station.endpoint().config().receive_bytes.as_len(),
@@ -549,36 +544,33 @@ impl Network {
             self.checker
                 .violation(now, id, &format!("{held} bytes held, {allowed} allowed"));
         }
-        let due = station.poll_timeout();
-        let node = &mut self.nodes[id.0];
-        node.station = Some(station);
-        if due < node.wake {
+        if due < self.queue.wakes_at(id) {
             // Never at once, or a station that wants the present again and again would stop time.
-            let at = due.max(now.plus_nanos(1));
-            node.wake = at;
-            let life = node.lives;
-            self.push(at, What::Wake { node: id, life });
+            self.queue.wake(id, due.max(now.plus_nanos(1)));
         }
     }
 
     fn tell(&mut self, node: NodeId, event: StationEvent) {
-        let events = match self.tamper {
-            Some(tamper) => tamper(event),
-            None => vec![event],
-        };
-        for event in events {
-            if let StationEvent::Notice { at, notice, .. } = &event {
-                self.note(at.seqs.first().0 ^ notice.id.0 ^ node.0 as u64);
-                if self.records_arrivals {
-                    self.arrivals.push(Arrival {
-                        at: self.now,
-                        node,
-                        id: notice.id,
-                    });
-                }
-            }
-            self.checker.told(self.now, node, &event);
+        match self.tamper {
+            None => self.told(node, &event),
+            Some(tamper) => tamper(event)
+                .iter()
+                .for_each(|event| self.told(node, event)),
         }
+    }
+
+    fn told(&mut self, node: NodeId, event: &StationEvent) {
+        if let StationEvent::Notice { at, notice, .. } = event {
+            self.note(at.seqs.first().0 ^ notice.id.0 ^ node.0 as u64);
+            if self.records_arrivals {
+                self.arrivals.push(Arrival {
+                    at: self.now,
+                    node,
+                    id: notice.id,
+                });
+            }
+        }
+        self.checker.told(self.now, node, event);
     }
 
     /// Up the sender's cable, through the switch, down the receivers'.
@@ -587,43 +579,47 @@ impl Network {
             .rewrite
             .and_then(|rewrite| rewrite(datagram));
         let datagram = rewritten.map_or_else(|| Bytes::copy_from_slice(datagram), Bytes::from);
-        let addr = self.nodes[from.0].addr;
-        let at_switch = self.nodes[from.0]
-            .uplink
-            .carry(self.now, &datagram, &mut self.rng);
-        for (at, datagram) in at_switch {
-            for id in 0..self.nodes.len() {
-                let node = &mut self.nodes[id];
-                let is_meant = match to {
-                    Destination::Group(group) => id != from.0 && node.hears.contains(&group),
-                    Destination::Unicast(addr) => node.addr == addr,
-                };
-                if !is_meant {
-                    continue;
-                }
-                let life = node.lives;
-                for (at, datagram) in node.downlink.carry(at, &datagram, &mut self.rng) {
-                    self.push(
-                        at,
-                        What::Arrive {
-                            node: NodeId(id),
-                            life,
-                            from: addr,
-                            datagram,
-                        },
-                    );
-                }
-            }
+        let uplink = &mut self.uplinks[from.0];
+        let at_switch = uplink.carry(self.now, datagram.len(), &mut self.rng);
+        for copy in at_switch.into_iter().flatten() {
+            let damaged = copy.damaged(&datagram);
+            self.spread(from, to, copy.at, damaged.as_ref().unwrap_or(&datagram));
         }
     }
 
-    fn push(&mut self, at: Timestamp, what: What) {
-        self.order += 1;
-        self.queue.push(Reverse(Due {
-            at,
-            order: self.order,
-            what,
-        }));
+    /// From the switch, where it is at `at`, down the receivers' cables.
+    fn spread(&mut self, from: NodeId, to: Destination, at: Timestamp, datagram: &Bytes) {
+        let addr = self.nodes[from.0].addr;
+        let one;
+        let meant = match to {
+            Destination::Group(group) => self.members.get(&group).map_or(&[][..], Vec::as_slice),
+            Destination::Unicast(to) => {
+                one = self.by_addr.get(&to).copied();
+                one.as_slice()
+            }
+        };
+        let is_group = matches!(to, Destination::Group(_));
+        let mut arriving = std::mem::take(&mut self.arriving);
+        for &id in meant {
+            if is_group && id == from {
+                continue;
+            }
+            let copies = self.downlinks[id.0].carry(at, datagram.len(), &mut self.rng);
+            for copy in copies.into_iter().flatten() {
+                match copy.damaged(datagram) {
+                    Some(damaged) => self.queue.land(copy.at, addr, damaged, [id].into_iter()),
+                    None => arriving.push((copy.at, id)),
+                }
+            }
+        }
+        // Stable, so that each moment keeps the order of nodes.
+        arriving.sort_by_key(|&(at, _)| at);
+        for together in arriving.chunk_by(|(a, _), (b, _)| a == b) {
+            let to = together.iter().map(|&(_, id)| id);
+            self.queue.land(together[0].0, addr, datagram.clone(), to);
+        }
+        arriving.clear();
+        self.arriving = arriving;
     }
 
     /// Takes something that happened into the trace.
