@@ -17,6 +17,7 @@ mod check;
 mod link;
 mod queue;
 mod swarm;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,10 +33,12 @@ use crate::time::Timestamp;
 use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
 use queue::{Due, Queue};
+use trial::{Watch, far_end};
 
 pub use check::Checker;
 pub use link::{Link, Loss};
 pub use swarm::{Outcome, Swarm};
+pub use trial::{Figures, Latencies, NEVER_US, Pattern, Trial};
 
 /// Runs of lost or skipped numbers that a receiver's report is sure to tell one by one (R-REP-3).
 const LOST_RUNS_TOLD: usize = 64;
@@ -150,6 +153,7 @@ pub struct Network {
     /// Every notice delivered, where [`Network::record_arrivals`] asked for it.
     pub arrivals: Vec<Arrival>,
     records_arrivals: bool,
+    watch: Option<Box<Watch>>,
 }
 
 impl Network {
@@ -174,6 +178,7 @@ impl Network {
             checker: Checker::default(),
             arrivals: Vec::new(),
             records_arrivals: false,
+            watch: None,
         }
     }
 
@@ -333,6 +338,9 @@ impl Network {
         };
         let origin = station.origin();
         for (stream, seqs) in station.broadcast(now, groups, lane, &notice, terms.supersedes)? {
+            if let Some(watch) = &mut self.watch {
+                watch.published(now, seqs);
+            }
             self.checker
                 .published(now, (origin, stream), seqs, id, &notice.text, terms);
         }
@@ -562,6 +570,9 @@ impl Network {
     fn told(&mut self, node: NodeId, event: &StationEvent) {
         if let StationEvent::Notice { at, notice, .. } = event {
             self.note(at.seqs.first().0 ^ notice.id.0 ^ node.0 as u64);
+            if let Some(watch) = &mut self.watch {
+                watch.delivered(self.now, node, at.seqs);
+            }
             if self.records_arrivals {
                 self.arrivals.push(Arrival {
                     at: self.now,
@@ -579,8 +590,17 @@ impl Network {
             .rewrite
             .and_then(|rewrite| rewrite(datagram));
         let datagram = rewritten.map_or_else(|| Bytes::copy_from_slice(datagram), Bytes::from);
+        if let Some(watch) = &mut self.watch {
+            watch.sends(from, to, &datagram);
+        }
         let uplink = &mut self.uplinks[from.0];
         let at_switch = uplink.carry(self.now, datagram.len(), &mut self.rng);
+        if let (Some(watch), [None, _]) = (&mut self.watch, &at_switch) {
+            let at = far_end(uplink, self.now);
+            for id in (0..self.nodes.len()).map(NodeId).filter(|&id| id != from) {
+                watch.loses(id, far_end(&self.downlinks[id.0], at));
+            }
+        }
         for copy in at_switch.into_iter().flatten() {
             let damaged = copy.damaged(&datagram);
             self.spread(from, to, copy.at, damaged.as_ref().unwrap_or(&datagram));
@@ -605,6 +625,9 @@ impl Network {
                 continue;
             }
             let copies = self.downlinks[id.0].carry(at, datagram.len(), &mut self.rng);
+            if let (Some(watch), [None, _]) = (&mut self.watch, &copies) {
+                watch.loses(id, far_end(&self.downlinks[id.0], at));
+            }
             for copy in copies.into_iter().flatten() {
                 match copy.damaged(datagram) {
                     Some(damaged) => self.queue.land(copy.at, addr, damaged, [id].into_iter()),
