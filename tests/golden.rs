@@ -1,0 +1,313 @@
+//! Goal: what repair costs and how long it takes is on record, by size of the floor, loss and pattern of loss, beside what
+//! theory says it must cost; a change that moves a figure shows as a difference of a text file. Method: each cell is a
+//! `sim::Trial` in simulated time, so the figures are the same on every machine; `tests/golden/*.txt` hold them.
+//!
+//! `FLOORCAST_GOLDEN=write cargo test --test golden` accepts what was measured.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use floorcast::sim::{Figures, Latencies, NEVER_US, Pattern, Trial};
+
+/// One table: a file of its name.
+struct Table {
+    name: &'static str,
+    title: &'static str,
+    /// What is sent, and how both ends are configured; the cell fills in receivers, messages, pattern and loss.
+    trial: fn() -> Trial,
+}
+
+const TABLES: &[Table] = &[Table {
+    name: "routine",
+    title: "300 byte messages on the routine lane, one every 100 us, recommended configuration",
+    trial: || Trial::new(0, 0, SEED),
+}];
+
+const SEED: u64 = 1;
+const RECEIVERS: [usize; 6] = [1, 10, 100, 500, 1_000, 5_000];
+/// In percent.
+const LOSSES: [f64; 4] = [0.01, 0.1, 1.0, 5.0];
+const PATTERNS: [Pattern; 3] = [Pattern::Independent, Pattern::Common, Pattern::Bursty];
+/// Deliveries in a cell, within the bounds of `messages`: 73 million datagrams in the whole table, half a minute on two
+/// cores that nobody else uses.
+const DELIVERIES: u64 = 500_000;
+/// Two cells at a time: 5,000 stations fill the caches of a core.
+const THREADS: usize = 2;
+
+const ACCEPT: &str = "FLOORCAST_GOLDEN=write cargo test --test golden";
+
+/// One row.
+#[derive(Clone, Copy)]
+struct Cell {
+    receivers: usize,
+    loss_percent: f64,
+    /// `None` without loss.
+    pattern: Option<Pattern>,
+}
+
+#[test]
+fn tables_are_as_they_were() {
+    let write = std::env::var("FLOORCAST_GOLDEN").is_ok_and(|value| value == "write");
+    let mut differences = String::new();
+    for table in TABLES {
+        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden"]
+            .iter()
+            .collect();
+        let path = path.join(table.name).with_extension("txt");
+        let new = table.run();
+        if write {
+            std::fs::write(&path, &new).expect("tests/golden can be written");
+            continue;
+        }
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        differences += &differing(table.name, &old, &new);
+    }
+    assert!(
+        differences.is_empty(),
+        "{differences}\nTo accept what was measured: {ACCEPT}"
+    );
+}
+
+/// The lines in which two texts differ, place by place.
+fn differing(name: &str, old: &str, new: &str) -> String {
+    let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
+    let mut differing = String::new();
+    for at in 0..old.len().max(new.len()) {
+        let (old, new) = (old.get(at), new.get(at));
+        if old != new {
+            let line = |line: Option<&&str>| line.map_or("(no line)".to_owned(), |&it| it.into());
+            let _ = writeln!(differing, "{name}.txt line {}:", at + 1);
+            let _ = writeln!(differing, "  old {}\n  new {}", line(old), line(new));
+        }
+    }
+    differing
+}
+
+impl Table {
+    /// Runs every cell and writes the table down.
+    fn run(&self) -> String {
+        let cells = cells();
+        let datagrams = AtomicU64::new(0);
+        let rows = Mutex::new(vec![String::new(); cells.len()]);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    loop {
+                        // The largest floors stand last and take longest.
+                        let taken = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(at) = (cells.len() - 1).checked_sub(taken) else {
+                            return;
+                        };
+                        let row = self.row(cells[at], &datagrams);
+                        rows.lock().expect("no row panicked")[at] = row;
+                    }
+                });
+            }
+        });
+        println!("{}: {datagrams:?} datagrams received", self.name);
+        let mut text = self.header();
+        let rows = rows.into_inner().expect("no row panicked");
+        for (at, row) in rows.iter().enumerate() {
+            if at > 0 && cells[at].receivers != cells[at - 1].receivers {
+                text.push('\n');
+            }
+            text.push_str(row);
+        }
+        text
+    }
+
+    fn header(&self) -> String {
+        format!(
+            "{}: {}.\n{LEGEND}\nAccept a change with: {ACCEPT}\n\n{GROUPS}\n{COLUMNS}\n",
+            self.name, self.title
+        )
+    }
+
+    fn row(&self, cell: Cell, datagrams: &AtomicU64) -> String {
+        let trial = Trial {
+            receivers: cell.receivers,
+            messages: messages(cell.receivers),
+            pattern: cell.pattern.unwrap_or(Pattern::Independent),
+            loss: cell.loss_percent / 100.0,
+            ..(self.trial)()
+        };
+        let figures = trial.run();
+        datagrams.fetch_add(figures.datagrams, Ordering::Relaxed);
+        assert_eq!(figures.violations, [""; 0], "{trial:?}");
+        let pattern = cell.pattern.map_or("none", Pattern::as_str);
+        let row = format!(
+            "{:>5} {:>5} {:<11} {:>5} | {} | {} | {} | {}",
+            cell.receivers,
+            cell.loss_percent,
+            pattern,
+            figures.messages,
+            costs(&figures),
+            latencies(&figures.repair),
+            latencies(&figures.last),
+            theory(cell),
+        );
+        format!("{}\n", row.trim_end())
+    }
+}
+
+const LEGEND: &str = "\
+One source and R receivers on a star of 25 us cables (50 us one way, 100 us there and back), in simulated time, seed 1.
+M messages count in a cell; 20 before find the cables whole, and more follow until these have come. Loss: of each datagram that goes down,
+  independent: each receiver by itself; common: all together, on the source's cable; bursty: each receiver by itself,
+  8 datagrams in a row on average. NACKs and reports on their way up are not lost.
+event: a datagram of new data that at least one receiver lost; losers: receivers that lost it.
+nacks, mcast, ucast: NACKs that reached the source, segments repaired by multicast and by unicast, each for one event.
+sent: bytes that the source sent, whatever for, for each byte of the datagrams that carried new data.
+unasked: messages that all receivers have and no NACK named, percent. missing: messages not delivered, over all receivers.
+repair: from when a lost number would have arrived until its message was delivered. last: from when a message was
+  published until the last receiver had it. Both in us, nearest rank, missing ones as never.
+theory: nobody: P(nobody loses a datagram), percent; arq: transmissions of a datagram until all have it; fec32, fec64: the
+  same for ideal parity over blocks of 32 and 64. Bursty: nobody as for independent; no formula for the rest.";
+const GROUPS: &str = "                              |          for each event           | sent per   unasked       | repair latency us             | last-receiver latency us      | theory";
+const COLUMNS: &str = "    R loss% pattern         M | losers  nacks  mcast  ucast events |   needed         % missing |   p50     p99   p99.9     max |   p50     p99   p99.9     max | nobody%   arq fec32 fec64";
+
+fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for receivers in RECEIVERS {
+        cells.push(Cell {
+            receivers,
+            loss_percent: 0.0,
+            pattern: None,
+        });
+        for loss_percent in LOSSES {
+            cells.extend(PATTERNS.map(|pattern| Cell {
+                receivers,
+                loss_percent,
+                pattern: Some(pattern),
+            }));
+        }
+    }
+    cells
+}
+
+fn messages(receivers: usize) -> u64 {
+    (DELIVERIES / receivers as u64).clamp(200, 20_000)
+}
+
+fn costs(figures: &Figures) -> String {
+    let each = |count: u64| match figures.events {
+        0 => format!("{:>6}", "-"),
+        events => {
+            let mean = count as f64 / events as f64;
+            format!("{mean:>6.*}", if mean < 1_000.0 { 2 } else { 0 })
+        }
+    };
+    let sent = figures.bytes_sent as f64 / figures.bytes_needed as f64;
+    let unasked = figures.unasked as f64 * 100.0 / figures.messages as f64;
+    format!(
+        "{} {} {} {} {:>6} | {sent:>8.3} {unasked:>9.2} {:>7}",
+        each(figures.losers),
+        each(figures.nacks),
+        each(figures.repairs_multicast),
+        each(figures.repairs_unicast),
+        figures.events,
+        figures.missing,
+    )
+}
+
+fn latencies(latencies: &Latencies) -> String {
+    let ranks = [500, 990, 999, 1_000].map(|rank| match latencies.rank_us(rank) {
+        None => "-".to_owned(),
+        Some(NEVER_US) => "never".to_owned(),
+        Some(us) => us.to_string(),
+    });
+    format!(
+        "{:>5} {:>7} {:>7} {:>7}",
+        ranks[0], ranks[1], ranks[2], ranks[3]
+    )
+}
+
+fn theory(cell: Cell) -> String {
+    let loss = cell.loss_percent / 100.0;
+    let losers = match cell.pattern {
+        Some(Pattern::Common) => 1,
+        _ => cell.receivers,
+    };
+    let nobody = nobody_loses(loss, losers) * 100.0;
+    if cell.pattern == Some(Pattern::Bursty) {
+        return format!("{nobody:>7.2} {:>5} {:>5} {:>5}", "-", "-", "-");
+    }
+    let arq = arq_transmissions(loss, losers);
+    let [fec32, fec64] = [32, 64].map(|k| fec_transmissions(k, loss, losers));
+    format!("{nobody:>7.2} {arq:>5.3} {fec32:>5.3} {fec64:>5.3}")
+}
+
+/// The probability that none of `receivers` loses a datagram.
+fn nobody_loses(loss: f64, receivers: usize) -> f64 {
+    all(1.0 - loss, receivers)
+}
+
+/// How often a datagram is sent, on average, until each of `receivers` has it: the sum over i of 1 - (1 - p^i)^R.
+fn arq_transmissions(loss: f64, receivers: usize) -> f64 {
+    let still_missing = |i: i32| 1.0 - all(1.0 - loss.powi(i), receivers);
+    // Without loss 0^0 is 1: the first transmission is always needed.
+    let terms = (0..).map(still_missing).take_while(|&term| term > 1e-9);
+    terms.sum()
+}
+
+/// How often a datagram is sent, on average, where any `block` of those sent for a block tell all of it, until each of
+/// `receivers` has it: E[N] / k with P(N <= n) = P(k of n arrive)^R.
+fn fec_transmissions(block: u32, loss: f64, receivers: usize) -> f64 {
+    let k = f64::from(block);
+    // That exactly so many are lost before the k-th arrives: the negative binomial distribution.
+    let mut exactly = (1.0 - loss).powf(k);
+    let mut at_most = exactly;
+    let (mut extra, mut lost) = (0.0, 0.0);
+    loop {
+        let more_needed = 1.0 - all(at_most.min(1.0), receivers);
+        if more_needed < 1e-9 {
+            return (k + extra) / k;
+        }
+        extra += more_needed;
+        exactly *= loss * (k + lost) / (lost + 1.0);
+        lost += 1.0;
+        at_most += exactly;
+    }
+}
+
+/// `probability` to the power of `receivers`.
+fn all(probability: f64, receivers: usize) -> f64 {
+    probability.powf(receivers as f64)
+}
+
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_near(got: f64, expected: f64, within: f64) {
+        assert!(
+            (got - expected).abs() < within,
+            "{got}, expected {expected}"
+        );
+    }
+
+    #[test]
+    fn the_theory_gives_the_known_values() {
+        assert_near(nobody_loses(0.001, 500), 0.606, 0.0005);
+        assert_near(arq_transmissions(0.01, 500), 2.043, 0.0005);
+        assert_near(arq_transmissions(0.001, 100), 1.095, 0.0005);
+        assert_near(arq_transmissions(0.05, 1), 1.0 / 0.95, 1e-6);
+        assert_near(fec_transmissions(32, 0.01, 500), 1.097, 0.0005);
+        assert_near(fec_transmissions(64, 0.05, 1_000), 1.173, 0.0005);
+        assert_near(fec_transmissions(8, 0.01, 100), 1.163, 0.0005);
+        for theory in [arq_transmissions(0.0, 10), fec_transmissions(32, 0.0, 10)] {
+            assert_near(theory, 1.0, 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_by_line() {
+        assert_eq!(differing("x", "a\nb\n", "a\nb\n"), "");
+        let told = differing("x", "a\nb\n", "a\nc\nd\n");
+        let expected = "x.txt line 2:\n  old b\n  new c\nx.txt line 3:\n  old (no line)\n  new d\n";
+        assert_eq!(told, expected);
+    }
+}
