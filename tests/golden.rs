@@ -8,8 +8,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use floorcast::proto::{Backoff, Fec, Tuning};
 use floorcast::sim::{Figures, Latencies, NEVER_US, Pattern, Trial};
+use floorcast::wire::Lane;
 
 /// One table: a file of its name.
 struct Table {
@@ -19,11 +22,82 @@ struct Table {
     trial: fn() -> Trial,
 }
 
-const TABLES: &[Table] = &[Table {
-    name: "routine",
-    title: "300 byte messages on the routine lane, one every 100 us, recommended configuration",
-    trial: || Trial::new(0, 0, SEED),
-}];
+const TABLES: &[Table] = &[
+    Table {
+        name: "routine",
+        title: "300 byte messages on the routine lane, one every 100 us, recommended configuration",
+        trial: || Trial::new(0, 0, SEED),
+    },
+    Table {
+        name: "no_scouts",
+        title: "the same without scouts and without copies: adaptive back-off alone",
+        trial: || {
+            tuned(Tuning {
+                scouts: 0,
+                copies: false,
+                ..Tuning::RECOMMENDED
+            })
+        },
+    },
+    Table {
+        name: "bulk",
+        title: "1,330 byte messages on the bulk lane, one every 100 us, recommended configuration: parity over blocks of 64",
+        trial: || Trial {
+            lane: Lane::Bulk,
+            bytes: 1_330,
+            ..Trial::new(0, 0, SEED)
+        },
+    },
+    Table {
+        name: "constants_of_aeron",
+        title: "this machine with the constants of Aeron's C driver (back-off 10 ms with G = 10, one gap at a time, heartbeat \
+                100 ms, linger 10 ms, repairs by multicast), routine lane as above; not Aeron itself",
+        trial: || {
+            tuned(Tuning {
+                backoff: Backoff::Fixed(Duration::from_millis(10)),
+                group_size: Some(10),
+                heartbeat_first_ns: 100_000_000,
+                hold_off_min_ns: 10_000_000,
+                retry_min_ns: 10_000_000,
+                gaps_per_nack: 1,
+                ..OTHERS
+            })
+        },
+    },
+    Table {
+        name: "constants_of_norm",
+        title: "this machine with the constants of NORM at its floor (GRTT 1 ms, K = 4, G = 1,000, aggregation 5 ms, flush \
+                2 ms, hold-off 1 ms, repairs by multicast), routine lane as above; not NORM itself",
+        trial: || {
+            tuned(Tuning {
+                backoff: Backoff::Fixed(Duration::from_millis(4)),
+                group_size: Some(1_000),
+                heartbeat_first_ns: 2_000_000,
+                aggregation_ns: 5_000_000,
+                hold_off_min_ns: 1_000_000,
+                retry_min_ns: 6_000_000,
+                ..OTHERS
+            })
+        },
+    },
+];
+
+/// What the others do not have.
+const OTHERS: Tuning = Tuning {
+    scouts: 0,
+    copies: false,
+    is_multicast_only: true,
+    fec: Fec::Off,
+    ..Tuning::RECOMMENDED
+};
+
+/// The routine trial, both ends tuned so.
+fn tuned(tuning: Tuning) -> Trial {
+    let mut trial = Trial::new(0, 0, SEED);
+    trial.source.tuning = tuning;
+    trial.receiver.tuning = tuning;
+    trial
+}
 
 const SEED: u64 = 1;
 const RECEIVERS: [usize; 6] = [1, 10, 100, 500, 1_000, 5_000];
@@ -32,7 +106,7 @@ const LOSSES: [f64; 4] = [0.01, 0.1, 1.0, 5.0];
 const PATTERNS: [Pattern; 3] = [Pattern::Independent, Pattern::Common, Pattern::Bursty];
 /// Deliveries in a cell, within the bounds of `messages`: 73 million datagrams in the whole table, half a minute on two
 /// cores that nobody else uses.
-const DELIVERIES: u64 = 500_000;
+const DELIVERIES: u64 = 200_000;
 /// Two cells at a time: 5,000 stations fill the caches of a core.
 const THREADS: usize = 2;
 
