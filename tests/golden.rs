@@ -233,15 +233,16 @@ M messages count in a cell; 20 before find the cables whole, and more follow unt
   independent: each receiver by itself; common: all together, on the source's cable; bursty: each receiver by itself,
   8 datagrams in a row on average. NACKs and reports on their way up are not lost.
 event: a datagram of new data that at least one receiver lost; losers: receivers that lost it.
-nacks, mcast, ucast: NACKs that reached the source, segments repaired by multicast and by unicast, each for one event.
+nacks, mcast, ucast, shards: NACKs that reached the source, segments repaired by multicast and by unicast, parity shards
+  (asked for or not), each for one event. Segments sent again unasked (copies) count in sent.
 sent: bytes that the source sent, whatever for, for each byte of the datagrams that carried new data.
 unasked: messages that all receivers have and no NACK named, percent. missing: messages not delivered, over all receivers.
 repair: from when a lost number would have arrived until its message was delivered. last: from when a message was
   published until the last receiver had it. Both in us, nearest rank, missing ones as never.
 theory: nobody: P(nobody loses a datagram), percent; arq: transmissions of a datagram until all have it; fec32, fec64: the
   same for ideal parity over blocks of 32 and 64. Bursty: nobody as for independent; no formula for the rest.";
-const GROUPS: &str = "                              |          for each event           | sent per   unasked       | repair latency us             | last-receiver latency us      | theory";
-const COLUMNS: &str = "    R loss% pattern         M | losers  nacks  mcast  ucast events |   needed         % missing |   p50     p99   p99.9     max |   p50     p99   p99.9     max | nobody%   arq fec32 fec64";
+const GROUPS: &str = "                              |             for each event              | sent per   unasked       | repair latency us             | last-receiver latency us      | theory";
+const COLUMNS: &str = "    R loss% pattern         M | losers  nacks  mcast  ucast shards events |   needed         % missing |   p50     p99   p99.9     max |   p50     p99   p99.9     max | nobody%   arq fec32 fec64";
 
 fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
@@ -277,11 +278,12 @@ fn costs(figures: &Figures) -> String {
     let sent = figures.bytes_sent as f64 / figures.bytes_needed as f64;
     let unasked = figures.unasked as f64 * 100.0 / figures.messages as f64;
     format!(
-        "{} {} {} {} {:>6} | {sent:>8.3} {unasked:>9.2} {:>7}",
+        "{} {} {} {} {} {:>6} | {sent:>8.3} {unasked:>9.2} {:>7}",
         each(figures.losers),
         each(figures.nacks),
         each(figures.repairs_multicast),
         each(figures.repairs_unicast),
+        each(figures.shards),
         figures.events,
         figures.missing,
     )
