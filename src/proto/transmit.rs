@@ -25,9 +25,8 @@ pub struct TransmitBatch {
 }
 
 impl TransmitBatch {
-    /// An empty batch for at most `datagrams_max` datagrams at a time.
+    /// An empty batch for at most `datagrams_max` datagrams at a time; 0 is as a batch that is full.
     pub fn new(datagrams_max: usize) -> Self {
-        let datagrams_max = datagrams_max.max(1);
         Self {
             bytes: Vec::new(),
             datagrams: Vec::with_capacity(datagrams_max),
@@ -56,6 +55,11 @@ impl TransmitBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.datagrams.clear();
+    }
+
+    /// How many more it takes.
+    pub const fn room(&self) -> usize {
+        self.datagrams_max.saturating_sub(self.datagrams.len())
     }
 
     pub(super) fn has_room(&self) -> bool {
