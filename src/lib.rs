@@ -4,6 +4,7 @@
 //! The pure floors (`wire`, `proto`, `notice`, `station`, `sim`) touch no socket, clock or thread and are built without
 //! the feature `app`; everything that touches the world is behind it. See `ARCHITECTURE.md`.
 
+pub mod capture;
 pub mod notice;
 pub mod proto;
 pub mod rng;

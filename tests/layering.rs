@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("notice", "time wire rng"),
     ("station", "time wire rng proto notice"),
     ("sim", "time wire rng proto notice station"),
+    ("capture", "time wire proto notice station"),
     ("net", ""),
     ("floor", "wire net"),
     ("runtime", "time wire rng proto notice station net floor"),
