@@ -9,6 +9,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::capture::{Capture, Recorded};
 use crate::net::{self, InterfaceKind, InterfaceSpec};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
 use crate::output::{Ending, Failure, PrintError, Printer};
@@ -17,7 +18,7 @@ use crate::rng::Rng;
 use crate::runtime::{
     self, Clock, Drops, Loop, LoopError, LoopStats, Moment, Network, Next, Node, Program, Stop,
 };
-use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
+use crate::station::{BroadcastError, StationConfig, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{FloorId, GroupId, Lane, SeqNo, SessionId, SourceId, StreamId};
 
@@ -49,6 +50,8 @@ pub struct Options {
     pub loss: f64,
     /// Decides which datagrams are dropped, and the messages' texts.
     pub seed: u64,
+    /// Where the inputs of all stations are written down.
+    pub capture: Option<Capture>,
     /// One JSON object instead of lines for eyes.
     pub is_json: bool,
 }
@@ -306,7 +309,7 @@ impl Shared {
         is_workstation: bool,
         seed: u64,
         now: Timestamp,
-    ) -> Result<Station, Failure> {
+    ) -> Result<Recorded, Failure> {
         let session =
             runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error))?;
         let source = SourceId::of(self.floor, &name);
@@ -323,7 +326,8 @@ impl Shared {
             remember: REMEMBER_RECOMMENDED,
             listed: Default::default(),
         };
-        Ok(Station::new(config, seed, now))
+        let capture = self.options.capture.as_ref();
+        Ok(Recorded::new(config, seed, now, capture))
     }
 
     fn drops(&self, seed: u64) -> Option<Drops> {
@@ -336,7 +340,7 @@ fn open(shared: &Shared, clock: Clock) -> Result<Loop, Failure> {
         .map_err(|error| Failure::system("cannot open the demonstration", &error))
 }
 
-fn add(shared: &Shared, looping: &mut Loop, station: Station, seed: u64) -> Result<(), Failure> {
+fn add(shared: &Shared, looping: &mut Loop, station: Recorded, seed: u64) -> Result<(), Failure> {
     looping.add(station, &[shared.group], shared.drops(seed)).map_err(|error| {
         let hint = "; each agent takes two sockets: fewer --agents, or a higher limit of open files (ulimit -n), may help";
         Failure::Failed(format!("{}{hint}", Failure::system("cannot open an agent's sockets", &error)))
@@ -498,7 +502,7 @@ impl Agents {
 }
 
 impl Program for Agents {
-    fn handle_event(&mut self, at: Moment, index: usize, _: &mut Station, event: StationEvent) {
+    fn handle_event(&mut self, at: Moment, index: usize, _: &mut Recorded, event: StationEvent) {
         match event {
             StationEvent::Notice { notice, .. } => self.arrived(at.now, index, &notice.text),
             StationEvent::Lost { seqs, .. } => self.seen.lost += seqs.len(),
@@ -692,7 +696,7 @@ impl Source {
 }
 
 impl Program for Source {
-    fn handle_event(&mut self, _: Moment, _: usize, _: &mut Station, _: StationEvent) {}
+    fn handle_event(&mut self, _: Moment, _: usize, _: &mut Recorded, _: StationEvent) {}
 
     fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
         let node = &mut nodes[0];

@@ -2,7 +2,7 @@
 //! order, repaired by NACK, confirmed.
 //!
 //! The pure floors (`wire`, `proto`, `notice`, `station`, `sim`) touch no socket, clock or thread and are built without
-//! the feature `app`; everything that touches the world is behind it. See `ARCHITECTURE.md`.
+//! the feature `app`, and so is `capture` but for its file; everything that touches the world is behind it. See `ARCHITECTURE.md`.
 
 pub mod capture;
 pub mod notice;
@@ -30,5 +30,7 @@ pub mod cli;
 pub mod demo;
 #[cfg(feature = "app")]
 pub mod output;
+#[cfg(feature = "app")]
+pub mod replay;
 #[cfg(feature = "app")]
 pub mod send;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::time::Duration;
 
+use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally, everybody};
@@ -42,6 +43,8 @@ pub struct Options {
     pub wait: Duration,
     /// What to send, in order.
     pub texts: Vec<String>,
+    /// Where its inputs are written down.
+    pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
     /// The floor runs without protection.
@@ -92,7 +95,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     send.finish(&looping.nodes()[0].station, send_errors)
 }
 
-fn station(options: &Options, name: &str, now: Timestamp) -> Result<Station, Failure> {
+fn station(options: &Options, name: &str, now: Timestamp) -> Result<Recorded, Failure> {
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let floor = &options.floor;
     let rate =
@@ -116,7 +119,8 @@ fn station(options: &Options, name: &str, now: Timestamp) -> Result<Station, Fai
         remember: floor.roster.remember,
         listed: listed.collect(),
     };
-    Ok(Station::new(config, draw()?, now))
+    let capture = options.capture.as_ref();
+    Ok(Recorded::new(config, draw()?, now, capture))
 }
 
 /// A name's place among the sends that run on this machine at a time. A source survives restarts, so that receivers know
@@ -265,7 +269,7 @@ impl<'a> Send<'a> {
     }
 
     /// Prints the receipts of notices that everybody has, in order.
-    fn receipts(&mut self, now: Timestamp, station: &mut Station) {
+    fn receipts(&mut self, now: Timestamp, station: &mut Recorded) {
         while self.unreceipted < station.sent_len()
             && station.is_received_by_all(now, self.unreceipted)
         {
@@ -371,7 +375,7 @@ impl<'a> Send<'a> {
 }
 
 impl Program for Send<'_> {
-    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Station, event: StationEvent) {
+    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Recorded, event: StationEvent) {
         match event {
             StationEvent::Reported { .. } => self.last_reported = at.now,
             StationEvent::NameConflict { from } => {

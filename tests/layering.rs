@@ -21,27 +21,31 @@ const ROOMS: &[(&str, &str)] = &[
     ("capture", "time wire proto notice station"),
     ("net", ""),
     ("floor", "wire net"),
-    ("runtime", "time wire rng proto notice station net floor"),
+    (
+        "runtime",
+        "time wire rng proto notice station capture net floor",
+    ),
     ("output", "wire notice time proto station"),
     (
         "agent",
-        "time rng wire proto notice station net floor runtime output",
+        "time rng wire proto notice station capture net floor runtime output",
     ),
     (
         "send",
-        "time rng wire proto notice station net floor runtime output",
+        "time rng wire proto notice station capture net floor runtime output",
     ),
     (
         "demo",
-        "time rng wire proto notice station net floor runtime output",
+        "time rng wire proto notice station capture net floor runtime output",
     ),
     (
         "check",
         "time rng wire proto notice station net floor runtime output",
     ),
+    ("replay", "wire capture output"),
     (
         "cli",
-        "time rng wire proto notice station sim net floor runtime output agent send demo check",
+        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay",
     ),
     ("main", "cli"),
 ];

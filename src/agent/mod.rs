@@ -10,12 +10,13 @@ use std::thread;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
+use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
 use crate::net::Interface;
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
-use crate::station::{Placed, Station, StationConfig, StationEvent};
+use crate::station::{Placed, StationConfig, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{GroupId, SeqRange, SessionId, SkipReason, SourceId, StreamId};
 
@@ -39,6 +40,8 @@ pub struct Options {
     pub exec: Option<String>,
     /// Where it remembers how far it came; `None`: nowhere.
     pub state: Option<PathBuf>,
+    /// Where its inputs are written down.
+    pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
     /// The floor runs without protection.
@@ -100,7 +103,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     })
 }
 
-fn station(options: &Options, now: Timestamp) -> Result<Station, Failure> {
+fn station(options: &Options, now: Timestamp) -> Result<Recorded, Failure> {
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let source = SourceId::of(options.floor.id, &options.name);
     let config = StationConfig {
@@ -116,7 +119,8 @@ fn station(options: &Options, now: Timestamp) -> Result<Station, Failure> {
         remember: options.floor.roster.remember,
         listed: BTreeMap::new(),
     };
-    Ok(Station::new(config, draw()?, now))
+    let capture = options.capture.as_ref();
+    Ok(Recorded::new(config, draw()?, now, capture))
 }
 
 /// Opens what was remembered. Without a place for it the agent works all the same, and says what is missing.
@@ -148,7 +152,7 @@ struct Agent {
 }
 
 impl Program for Agent {
-    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Station, event: StationEvent) {
+    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Recorded, event: StationEvent) {
         // There is room: `is_ready` was asked before, and nobody else puts anything in. A closed queue means the end.
         let _ = self.events.try_send((at.wall_ns, event));
     }

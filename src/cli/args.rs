@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::capture::FILE_BYTES_RECOMMENDED;
 use crate::floor::{parse_duration, parse_positive_duration};
 use crate::notice::Audience;
 use crate::wire::Lane;
@@ -15,6 +16,8 @@ const EXAMPLES: &str = "Examples:
   floorcast send --open-lab --to all \"Lines are back\" one notice, and who has it
   floorcast send --open-lab --to all --lines < news   one notice a line, in order
   floorcast floor check                               is floor.toml good?
+  floorcast demo --capture fall.fcap                  the same, and what its stations were given goes into a file
+  floorcast replay fall.fcap                          does all of it again, and says whether the same comes out
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 sent but not everyone has it.";
 
@@ -34,6 +37,8 @@ pub(super) enum Command {
     Agent(AgentArgs),
     /// Send notices, and say who has them
     Send(SendArgs),
+    /// Do again what a capture says, without a network, and say whether the same comes out
+    Replay(ReplayArgs),
     /// The floor's configuration
     #[command(after_help = "Example: floorcast floor check --floor /srv/share/floor.toml")]
     Floor {
@@ -53,6 +58,16 @@ pub(super) struct FloorFile {
     /// The floor's configuration file
     #[arg(long, value_name = "PATH", default_value = "floor.toml")]
     pub(super) floor: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CaptureArgs {
+    /// Write down in a new file what the program is given, notices included, for floorcast replay
+    #[arg(long, value_name = "FILE")]
+    pub(super) capture: Option<PathBuf>,
+    /// Longest capture, MiB; what comes beyond it is not recorded
+    #[arg(long, value_name = "MIB", requires = "capture", default_value_t = FILE_BYTES_RECOMMENDED >> 20, value_parser = mebibytes, allow_hyphen_values = true)]
+    pub(super) capture_limit: u64,
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +91,8 @@ pub(super) struct DemoArgs {
     /// Decides which datagrams are dropped [default: drawn, and shown]
     #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
     pub(super) seed: Option<u64>,
+    #[command(flatten)]
+    pub(super) capture: CaptureArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -106,6 +123,8 @@ pub(super) struct AgentArgs {
     /// Remember nothing: after a restart, notices may be shown again
     #[arg(long, conflicts_with = "state")]
     pub(super) no_state: bool,
+    #[command(flatten)]
+    pub(super) capture: CaptureArgs,
     #[command(flatten)]
     pub(super) floor: FloorFile,
     /// Run without any protection: for laboratories only
@@ -147,6 +166,8 @@ pub(super) struct SendArgs {
     #[arg(long)]
     pub(super) lines: bool,
     #[command(flatten)]
+    pub(super) capture: CaptureArgs,
+    #[command(flatten)]
     pub(super) floor: FloorFile,
     /// Run without any protection: for laboratories only
     #[arg(long)]
@@ -157,6 +178,25 @@ pub(super) struct SendArgs {
     /// The notice; - reads it from standard input
     #[arg(value_name = "TEXT")]
     pub(super) text: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  floorcast agent --open-lab --name ws-017 --capture ws-017.fcap
+  floorcast replay ws-017.fcap
+  floorcast replay ws-017.fcap --print | grep Lost
+
+Exit codes: 0 the same comes out, 1 something else, 2 the file cannot be replayed.")]
+pub(super) struct ReplayArgs {
+    /// What --capture wrote
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Print every datagram, event and answer that comes out
+    #[arg(long)]
+    pub(super) print: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +246,10 @@ fn messages(text: &str) -> Result<u32, String> {
 
 fn size(text: &str) -> Result<usize, String> {
     whole(text, 1..=1_000_000, "bytes")
+}
+
+fn mebibytes(text: &str) -> Result<u64, String> {
+    whole(text, 1..=1 << 20, "MiB")
 }
 
 fn seed(text: &str) -> Result<u64, String> {

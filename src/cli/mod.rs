@@ -2,22 +2,23 @@
 
 mod args;
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as Kind;
 
+use crate::capture::Capture;
 use crate::floor::Floor;
 use crate::net::{self, Interface, InterfaceKind};
 use crate::notice::{NOTICES_MAX, TEXT_BYTES_MAX};
 use crate::output::{Ending, Failure, Stderr};
 use crate::runtime::Stop;
 use crate::wire::is_station_name;
-use crate::{agent, check, demo, send};
+use crate::{agent, check, demo, replay, send};
 
-use args::{Cli, Command, DemoArgs, FloorCommand, FloorFile};
+use args::{CaptureArgs, Cli, Command, DemoArgs, FloorCommand, FloorFile};
 
 /// Texts read from standard input, bytes: a thousand pages. A file is what `bulk` senders will be for.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => run_demo(&args, &stop),
         Command::Agent(args) => run_agent(args, &stop),
         Command::Send(args) => run_send(args, &stop),
+        Command::Replay(args) => replay::run(&args.file, args.print, args.json),
         Command::Floor {
             command: FloorCommand::Check(file),
         } => run_check(&file),
@@ -60,13 +62,15 @@ pub fn main() -> ExitCode {
 /// Help goes where it was asked for; a wrong flag gets one sentence.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+        Kind::DisplayHelp | Kind::DisplayVersion => {
             // A closed pipe ends quietly.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            say("no command is given; use demo, agent, send or floor check; see floorcast --help");
+        Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand => {
+            say(
+                "no command is given; use demo, agent, send, replay or floor check; see floorcast --help",
+            );
         }
         _ => say(&one_sentence(&error.to_string())),
     }
@@ -103,7 +107,7 @@ fn one_sentence(text: &str) -> String {
     let sentence = sentence.trim_start_matches("error: ");
     let command = std::env::args()
         .nth(1)
-        .filter(|word| ["demo", "agent", "send", "floor"].contains(&word.as_str()));
+        .filter(|word| ["demo", "agent", "send", "replay", "floor"].contains(&word.as_str()));
     let command = command.map(|word| format!(" {word}")).unwrap_or_default();
     format!("{sentence}; see floorcast{command} --help")
 }
@@ -133,6 +137,7 @@ fn run_demo(args: &DemoArgs, stop: &Stop) -> Result<Ending, Failure> {
         rate: args.rate,
         loss: args.loss / 100.0,
         seed,
+        capture: capture(&args.capture)?,
         is_json: args.json,
     };
     demo::run(&options, stop)
@@ -172,6 +177,7 @@ fn run_agent(args: args::AgentArgs, stop: &Stop) -> Result<Ending, Failure> {
         groups,
         exec: args.exec,
         state,
+        capture: capture(&args.capture)?,
         is_json: args.json,
         open_lab: true,
     };
@@ -196,6 +202,7 @@ fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         supersede: args.supersede,
         wait: args.wait,
         texts,
+        capture: capture(&args.capture)?,
         is_json: args.json,
         open_lab: true,
     };
@@ -220,6 +227,23 @@ fn load(file: &FloorFile, interface: Option<&str>) -> Result<Floor, Failure> {
             .map_err(|error| Failure::Usage(format!("--interface: {error}")))?;
     }
     Ok(floor)
+}
+
+/// The file that is asked for. It comes last, so that what is refused leaves none behind.
+fn capture(args: &CaptureArgs) -> Result<Option<Capture>, Failure> {
+    let Some(path) = &args.capture else {
+        return Ok(None);
+    };
+    let shown = path.display();
+    let created = Capture::create(path, args.capture_limit << 20);
+    created.map(Some).map_err(|error| {
+        Failure::Usage(match error.kind() {
+            ErrorKind::AlreadyExists => format!(
+                "--capture: there is a file {shown} already, and it is not overwritten; name another, or remove it"
+            ),
+            _ => format!("--capture: cannot make {shown}: {error}"),
+        })
+    })
 }
 
 fn interface(floor: &Floor) -> Result<Interface, Failure> {

@@ -14,12 +14,13 @@ use std::time::Duration;
 use mio::{Events, Poll, Waker};
 use thiserror::Error;
 
+use crate::capture::Recorded;
 use crate::floor::Floor;
 use crate::net::{
     self, Interface, InterfaceSpec, OpenError, ReceiveBatch, SendErrors, SocketOptions,
 };
 use crate::proto::TransmitBatch;
-use crate::station::{Station, StationEvent};
+use crate::station::StationEvent;
 use crate::time::Timestamp;
 use crate::wire::GroupId;
 
@@ -108,7 +109,7 @@ pub trait Program {
         &mut self,
         at: Moment,
         index: usize,
-        station: &mut Station,
+        station: &mut Recorded,
         event: StationEvent,
     );
 
@@ -249,7 +250,7 @@ impl Loop {
     /// [`LoopError`] when a socket cannot be opened.
     pub fn add(
         &mut self,
-        station: Station,
+        station: Recorded,
         groups: &[GroupId],
         drops: Option<Drops>,
     ) -> Result<(), LoopError> {
@@ -335,6 +336,10 @@ impl Loop {
                     until.min(now + CROWDED_SLEEP)
                 };
             }
+        }
+        // A loop's stations are written down in one file, or none is.
+        if let Some(node) = self.nodes.first() {
+            node.station.flush_before(until, now);
         }
         let timeout = Duration::from_nanos(until.nanos_since(now));
         match self.poll.poll(events, Some(timeout)) {

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 
 use mio::{Interest, Registry, Token};
 
+use crate::capture::Recorded;
 use crate::net::{Family, OpenError, Outgoing, ReceiveBatch, Socket};
 use crate::proto::{Destination, TransmitBatch};
 use crate::rng::Rng;
-use crate::station::{Station, StationEvent};
+use crate::station::StationEvent;
 use crate::time::Timestamp;
 use crate::wire::GroupId;
 
@@ -34,7 +35,7 @@ impl Drops {
 /// One station and its sockets.
 pub struct Node {
     /// The brain.
-    pub station: Station,
+    pub station: Recorded,
     sockets: Vec<Port>,
     drops: Option<Drops>,
     /// Datagrams that a full socket did not take; nothing else is sent before them.
@@ -60,7 +61,7 @@ impl Node {
     const SOCKET_BITS: u32 = 10;
 
     pub(super) fn open(
-        station: Station,
+        station: Recorded,
         groups: &[GroupId],
         drops: Option<Drops>,
         network: &Network,
@@ -108,7 +109,7 @@ impl Node {
     }
 
     /// The station, to give it a command; the loop then drains it.
-    pub fn command(&mut self) -> &mut Station {
+    pub fn command(&mut self) -> &mut Recorded {
         self.touched = true;
         &mut self.station
     }
