@@ -73,7 +73,7 @@ records! {
     /// `Station::handle_timeout`.
     4 Timeout { now: Timestamp }
     /// `Station::broadcast`.
-    5 Broadcast { now: Timestamp, groups: Vec<GroupId>, lane: Lane, notice: Notice }
+    5 Broadcast { now: Timestamp, groups: Vec<GroupId>, lane: Lane, notice: Notice, supersedes: Option<u64> }
     /// `Station::call_roll`.
     6 CallRoll { now: Timestamp, group: GroupId, via: Vec<GroupId> }
     /// `Station::resume`.

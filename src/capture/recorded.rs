@@ -76,14 +76,18 @@ impl Recorded {
         groups: &[GroupId],
         lane: Lane,
         notice: &Notice,
+        supersedes: Option<u64>,
     ) -> Result<Vec<(StreamId, SeqRange)>, BroadcastError> {
         self.record(|| Record::Broadcast {
             now,
             groups: groups.to_vec(),
             lane,
             notice: notice.clone(),
+            supersedes,
         });
-        let answer = self.station.broadcast(now, groups, lane, notice);
+        let answer = self
+            .station
+            .broadcast(now, groups, lane, notice, supersedes);
         self.answered(answer)
     }
 

@@ -444,8 +444,9 @@ impl Replayed {
                 groups,
                 lane,
                 notice,
+                supersedes,
             } => {
-                let answer = station.broadcast(now, &groups, lane, &notice);
+                let answer = station.broadcast(now, &groups, lane, &notice, supersedes);
                 self.answer = Some(format!("{answer:?}"));
             }
             Record::CallRoll { now, group, via } => station.call_roll(now, group, &via),
@@ -524,8 +525,19 @@ impl Marks {
                 origin,
                 stream,
                 seqs,
+            }
+            | StationEvent::Skipped {
+                origin,
+                stream,
+                seqs,
+                ..
             } => self.advance(*origin, *stream, *seqs),
             StationEvent::SessionEnded { .. }
+            | StationEvent::LossJudged { .. }
+            | StationEvent::PaceLeft { .. }
+            | StationEvent::PaceRejoined { .. }
+            | StationEvent::Evicted { .. }
+            | StationEvent::PaceTold { .. }
             | StationEvent::Reported { .. }
             | StationEvent::NameConflict { .. } => true,
         }

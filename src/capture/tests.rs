@@ -101,7 +101,7 @@ fn talk(capture: Option<&Capture>, notices: u64) -> u64 {
         let now = at(ms);
         if ms % 3 == 0 && ms / 3 <= notices {
             let groups = [ALL];
-            let _ = stations[0].broadcast(now, &groups, Lane::Routine, &notice(ms / 3));
+            let _ = stations[0].broadcast(now, &groups, Lane::Routine, &notice(ms / 3), None);
         }
         if ms == 390 {
             stations.iter_mut().for_each(|station| station.leave(now));
@@ -582,8 +582,8 @@ fn a_batch_that_is_not_empty_has_less_room() {
     let mut plain = Station::new(config("chief", false), 1, at(1));
     let (mut batch, mut other) = (TransmitBatch::new(3), TransmitBatch::new(3));
     for id in 0..40 {
-        let _ = station.broadcast(at(1), &[ALL], Lane::Routine, &notice(id));
-        let _ = plain.broadcast(at(1), &[ALL], Lane::Routine, &notice(id));
+        let _ = station.broadcast(at(1), &[ALL], Lane::Routine, &notice(id), None);
+        let _ = plain.broadcast(at(1), &[ALL], Lane::Routine, &notice(id), None);
     }
     while station.poll_transmit(at(2), &mut batch) {}
     while plain.poll_transmit(at(2), &mut other) {}

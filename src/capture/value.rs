@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use crate::notice::{Notice, NoticeId, Text};
 use crate::proto::{
-    Config, DatagramBytes, Destination, EndReason, GroupSize, Join, Origin, Rate, ReceiveBytes,
-    ReceiveWindowLen, Resume, SendWindowBytes, SendWindowLen,
+    Backoff, Blame, Config, DatagramBytes, Destination, EndReason, Fec, Flow, GroupSize, Join,
+    Origin, Percent, Rate, ReceiveBytes, ReceiveWindowLen, Resume, SendWindowBytes, SendWindowLen,
+    Tuning,
 };
 use crate::station::{Placed, StationConfig, StationEvent};
 use crate::time::{Timestamp, saturating_nanos};
@@ -64,8 +65,25 @@ fields! {
     8 send_window_len,
     9 receive_window_len,
     10 receive_bytes,
-    11 backoff,
-    12 group_size,
+    11 group_size,
+    12 flow,
+    13 is_rate_adaptive,
+    14 tuning,
+}
+
+fields! {
+    Tuning, Self::RECOMMENDED,
+    1 backoff,
+    2 group_size,
+    3 scouts,
+    4 heartbeat_first_ns,
+    5 copies,
+    6 aggregation_ns,
+    7 hold_off_min_ns,
+    8 is_multicast_only,
+    9 retry_min_ns,
+    10 gaps_per_nack,
+    11 fec,
 }
 
 fields! {
@@ -144,6 +162,7 @@ macro_rules! by {
 }
 
 by! {
+    u8: u64, |n| u64::from(*n), |n| Self::try_from(n).ok();
     u32: u64, |n| u64::from(*n), |n| Self::try_from(n).ok();
     usize: u64, |n| *n as u64, |n| Self::try_from(n).ok();
     bool: u64, |is| u64::from(*is), |n| (n < 2).then_some(n == 1);
@@ -163,6 +182,7 @@ by! {
     SendWindowLen: u64, |n| n.get(), |n| Self::try_from(n).ok();
     ReceiveWindowLen: u64, |n| n.get(), |n| Self::try_from(n).ok();
     ReceiveBytes: u64, |n| n.get(), |n| Self::try_from(n).ok();
+    Percent: u64, |n| n.get(), |n| Self::try_from(n).ok();
     GroupSize: u64, |n| n.get(), |n| Self::try_from(n).ok();
     String: Bytes, |text| Bytes::copy_from_slice(text.as_bytes()), |bytes| Self::from_utf8(bytes.into()).ok();
     Text: Bytes, |text| text.as_bytes().clone(), Self::new;
@@ -297,6 +317,70 @@ impl Value for Join {
     }
 }
 
+impl Value for Flow {
+    fn put(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Rate => to.push(0),
+            Self::Quorum(share) => {
+                to.push(1);
+                share.put(to);
+            }
+            Self::None => to.push(2),
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        Some(match take_byte(from)? {
+            0 => Self::Rate,
+            1 => Self::Quorum(Value::take(from)?),
+            2 => Self::None,
+            _ => return None,
+        })
+    }
+}
+
+impl Value for Backoff {
+    fn put(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Adaptive => to.push(0),
+            Self::Fixed(longest) => {
+                to.push(1);
+                longest.put(to);
+            }
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        Some(match take_byte(from)? {
+            0 => Self::Adaptive,
+            1 => Self::Fixed(Value::take(from)?),
+            _ => return None,
+        })
+    }
+}
+
+impl Value for Fec {
+    fn put(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Off => to.push(0),
+            Self::Measured => to.push(1),
+            Self::Proactive(shards) => {
+                to.push(2);
+                shards.put(to);
+            }
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        Some(match take_byte(from)? {
+            0 => Self::Off,
+            1 => Self::Measured,
+            2 => Self::Proactive(Value::take(from)?),
+            _ => return None,
+        })
+    }
+}
+
 impl Value for SocketAddr {
     fn put(&self, to: &mut Vec<u8>) {
         match self {
@@ -412,6 +496,72 @@ pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
             to.push(8);
             from.put(to);
         }
+        StationEvent::Skipped {
+            origin,
+            stream,
+            seqs,
+            why,
+        } => {
+            to.push(9);
+            origin.put(to);
+            stream.put(to);
+            seqs.put(to);
+            why.as_str().to_owned().put(to);
+        }
+        StationEvent::LossJudged {
+            stream,
+            blame,
+            askers,
+        } => {
+            to.push(10);
+            stream.put(to);
+            put_blame(*blame, to);
+            askers.put(to);
+        }
+        StationEvent::PaceLeft {
+            station,
+            stream,
+            through,
+        } => {
+            to.push(11);
+            station.put(to);
+            stream.put(to);
+            through.put(to);
+        }
+        StationEvent::PaceRejoined { station, stream } => {
+            to.push(12);
+            station.put(to);
+            stream.put(to);
+        }
+        StationEvent::Evicted {
+            station,
+            stream,
+            seqs,
+        } => {
+            to.push(13);
+            station.put(to);
+            stream.put(to);
+            seqs.put(to);
+        }
+        StationEvent::PaceTold {
+            origin,
+            stream,
+            is_behind,
+        } => {
+            to.push(14);
+            origin.put(to);
+            stream.put(to);
+            is_behind.put(to);
+        }
+    }
+}
+
+fn put_blame(blame: Blame, to: &mut Vec<u8>) {
+    blame.as_str().to_owned().put(to);
+    match blame {
+        Blame::Edge(station) => station.put(to),
+        Blame::Subnet(subnet) => subnet.to_string().put(to),
+        Blame::Source | Blame::Scattered => {}
     }
 }
 
@@ -496,7 +646,11 @@ mod tests {
         endpoint.send_window_len = SendWindowLen::MIN;
         endpoint.receive_window_len = ReceiveWindowLen::MIN;
         endpoint.receive_bytes = ReceiveBytes::MIN;
-        endpoint.backoff = Duration::from_nanos(7);
+        endpoint.flow = Flow::Quorum(Percent::MIN);
+        endpoint.is_rate_adaptive = true;
+        endpoint.tuning.backoff = Backoff::Fixed(Duration::from_nanos(7));
+        endpoint.tuning.fec = Fec::Proactive(3);
+        endpoint.tuning.group_size = Some(9);
         endpoint.group_size = GroupSize::MAX;
         let listed = [
             (GroupId(1), vec![]),
