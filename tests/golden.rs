@@ -29,8 +29,18 @@ const TABLES: &[Table] = &[
         trial: || Trial::new(0, 0, SEED),
     },
     Table {
-        name: "no_scouts",
-        title: "the same without scouts and without copies: adaptive back-off alone",
+        name: "without_copies",
+        title: "the same without copies: everything lost has to be asked for; compare without_scouts",
+        trial: || {
+            tuned(Tuning {
+                copies: false,
+                ..Tuning::RECOMMENDED
+            })
+        },
+    },
+    Table {
+        name: "without_scouts",
+        title: "the same without copies and without scouts: adaptive back-off alone",
         trial: || {
             tuned(Tuning {
                 scouts: 0,
