@@ -116,7 +116,7 @@ const LOSSES: [f64; 4] = [0.01, 0.1, 1.0, 5.0];
 const PATTERNS: [Pattern; 3] = [Pattern::Independent, Pattern::Common, Pattern::Bursty];
 /// Deliveries in a cell, within the bounds of `messages`: 73 million datagrams in the whole table, half a minute on two
 /// cores that nobody else uses.
-const DELIVERIES: u64 = 200_000;
+const DELIVERIES: u64 = 100_000;
 /// Two cells at a time: 5,000 stations fill the caches of a core.
 const THREADS: usize = 2;
 
@@ -274,7 +274,7 @@ fn cells() -> Vec<Cell> {
 }
 
 fn messages(receivers: usize) -> u64 {
-    (DELIVERIES / receivers as u64).clamp(200, 20_000)
+    (DELIVERIES / receivers as u64).clamp(100, 10_000)
 }
 
 fn costs(figures: &Figures) -> String {

@@ -19,7 +19,7 @@ use super::terms::{TermBook, Terms};
 use super::transmit::Destination;
 use super::tuning::{
     BLOCK_SHARDS, CLOSING_GAPS_NS, COPIES_PER_TAIL, EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS,
-    HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX, Tuning,
+    HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
 };
 
 /// A segment kept for sending and repair.
@@ -55,6 +55,16 @@ pub(super) struct Asker {
     pub(super) is_alone: bool,
     /// Losses have lately been common: what one lacks, others lack.
     pub(super) is_for_all: bool,
+    /// It loses far more than others: what it and another one lack is chance.
+    pub(super) is_lossy: bool,
+}
+
+/// The last datagram with new data, when it may be carried again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    pub(super) numbers: SeqRange,
+    /// It has not been yet.
+    pub(super) is_first_copy: bool,
 }
 
 /// What became of a request for one number.
@@ -462,11 +472,14 @@ impl Publication {
 
     /// The last datagram with new data, if it may be carried again: not where there is parity, not in the same moment (a
     /// burst would take both), and not once it has been carried often enough (R-COPY-1).
-    pub(super) fn tail(&self, now: Timestamp) -> Option<SeqRange> {
+    pub(super) fn tail(&self, now: Timestamp) -> Option<Tail> {
         let is_wanted = self.tuning.copies && !self.is_coded() && self.copies_left > 0;
         let tail = SeqRange::new(self.tail.max(self.trail), self.unsent)?;
         let was_before = self.slot(tail.last()).is_some_and(|slot| slot.sent < now);
-        (is_wanted && was_before).then_some(tail)
+        (is_wanted && was_before).then_some(Tail {
+            numbers: tail,
+            is_first_copy: self.copies_left == COPIES_PER_TAIL,
+        })
     }
 
     /// A segment that may be sent again unasked.
@@ -606,6 +619,9 @@ impl Publication {
         outcome: &mut NackOutcome,
     ) {
         outcome.asked += 1;
+        // What goes beyond its share stands back, or one that asks for a whole window would keep the others waiting.
+        let is_alone = asker.is_alone || outcome.queued_bytes >= REPAIR_BURST_BYTES_LEN;
+        let asker = Asker { is_alone, ..asker };
         if !self.terms.is_empty()
             && let Some(skipped) = self.terms.skipped(seq)
         {
@@ -637,6 +653,8 @@ impl Publication {
             Repair::Queued(to) | Repair::QueuedAlone(to) if is_served(to) && asker.is_alone => {
                 return Taken::Waiting;
             }
+            // Two that lost the same long run: that was no chance.
+            Repair::QueuedAlone(_) if asker.is_alone && !asker.is_lossy => group,
             // Whoever stands back changes nothing for the others: its turn comes when it asks again.
             Repair::Queued(_) | Repair::QueuedAlone(_) if asker.is_alone => return Taken::HeldOff,
             // A second receiver lacks it: the loss is common enough for multicast (R-REPAIR-2).
@@ -652,11 +670,11 @@ impl Publication {
                 if is_served(to) {
                     return Taken::HeldOff;
                 }
-                group
+                if asker.is_alone { requester } else { group }
             }
             Repair::Sent(..) => first,
         };
-        if asker.is_alone {
+        if asker.is_alone && to != group {
             slot.repair = Repair::QueuedAlone(requester);
             self.alone.insert(seq);
         } else {
@@ -896,6 +914,7 @@ mod tests {
             from: addr(port),
             is_alone: false,
             is_for_all: false,
+            is_lossy: false,
         }
     }
 
@@ -1015,7 +1034,7 @@ mod tests {
         let mut publication = publication(10);
         let now = Timestamp::ZERO;
         let mut glutton = asker(1);
-        glutton.is_alone = true;
+        (glutton.is_alone, glutton.is_lossy) = (true, true);
         publication.handle_nack(now, glutton, [range(3, 5)].into_iter(), 1_000);
         assert_eq!(publication.peek_repair(), None);
         publication.handle_nack(now, asker(2), [range(3, 4)].into_iter(), 1_000);

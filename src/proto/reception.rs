@@ -259,7 +259,8 @@ impl Reception {
         }
     }
 
-    /// The first segment of a later block: what waited for the rest of its block waits no more.
+    /// A segment beyond all others came. In the same block: its gaps go on waiting for the rest. In a later block: what
+    /// waited for the rest of its block waits no more.
     fn enter_block(
         &mut self,
         now: Timestamp,
@@ -270,6 +271,10 @@ impl Reception {
         rng: &mut Rng,
     ) -> Inserted {
         let first = Block::first_of(seq);
+        if self.blocks.is_some() && first < end && seq >= end && self.window.has_gaps() {
+            // The block goes on: its gaps wait for the rest of it.
+            self.window.put_off(first, now.plus_nanos(BLOCK_WAIT_NS));
+        }
         if self.blocks.is_some() && first >= end && self.window.has_gaps() {
             let due = now.plus_nanos(path.wait_ns(self.backoff, rng));
             for gap in self.window.gaps_mut() {

@@ -21,13 +21,13 @@ use super::ledger::{Ledger, Told, Verdict};
 use super::output::{Event, Output};
 use super::pacer::Bucket;
 use super::publication::{
-    Asker, Full, NackOutcome, Publication, SKIPS_PER_ANSWER, message_bytes_max,
+    Asker, Full, NackOutcome, Publication, SKIPS_PER_ANSWER, Tail, message_bytes_max,
 };
 use super::terms::Terms;
 use super::transmit::{Destination, Identity, TransmitBatch};
 use super::tuning::{
-    BURST_BYTES, COPY_BURST_BYTES, COPY_BYTES_MAX, COPY_RATE_SHARE, NUMBERS_PER_NACK_MAX,
-    NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning,
+    BURST_BYTES, COPY_BURST_BYTES, COPY_BYTES_MAX, COPY_RATE_SHARE, LOSS_LEN_MAX,
+    NUMBERS_PER_NACK_MAX, NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning,
 };
 use super::{Discard, Stats, backoff};
 
@@ -264,8 +264,10 @@ impl Sender {
             .ok_or(Discard::NotOurs)?;
         let sent = publication.unsent();
         let outcome = publication.handle_nack(now, asker, nack.ranges(), hold_off_ns);
+        // One that asks for everything would make every loss look common.
+        let is_telling = !asker.is_alone && !asker.is_lossy;
         for range in nack.ranges().take(RANGES_WATCHED_MAX) {
-            if range.first() < sent {
+            if range.first() < sent && is_telling {
                 self.watch(now, station, nack.stream, range, out);
             }
         }
@@ -300,8 +302,10 @@ impl Sender {
         for block in need.blocks().take(BLOCKS_PER_NEED_MAX) {
             publication.handle_need(now, asker, block, hold_off_ns, &mut outcome);
         }
+        // One that asks for everything would make every loss look common.
+        let is_telling = !asker.is_alone && !asker.is_lossy;
         for block in need.blocks().take(RANGES_WATCHED_MAX) {
-            if block.block.first < sent {
+            if block.block.first < sent && is_telling {
                 let range = SeqRange::new(block.block.first, block.block.first.plus(BLOCK_LEN));
                 let range = range.unwrap_or(SeqRange::one(block.block.first));
                 self.watch(now, station, need.stream, range, out);
@@ -334,10 +338,12 @@ impl Sender {
         out.stats.nacks_alone += u64::from(is_alone);
         let scouts = self.scouts.get(&stream.group());
         let is_scout = scouts.is_some_and(|scouts| scouts.ids.contains(&station));
+        let is_lossy = !is_scout && self.ledger.is_lossy(station);
         Ok(Asker {
             from,
             is_alone,
-            is_for_all: self.backoff.is_raised() && (is_scout || !self.ledger.is_lossy(station)),
+            is_for_all: self.backoff.is_raised() && !is_lossy && !is_alone,
+            is_lossy,
         })
     }
 
@@ -351,6 +357,8 @@ impl Sender {
         out: &mut Output,
     ) {
         let window_ns = self.hold_off_ns() + self.backoff.nanos() + self.grtt.nanos();
+        let end = range.end().min(range.first().plus(LOSS_LEN_MAX));
+        let range = SeqRange::new(range.first(), end).unwrap_or(range);
         let askers = self.losses.ask(now, window_ns, station, stream, range);
         let grtt_ns = self.grtt.nanos();
         if askers.is_some_and(|askers| self.backoff.asked(now, askers, grtt_ns)) {
@@ -930,12 +938,20 @@ fn write_segment(
 fn write_tail(
     writer: &mut DatagramWriter<'_>,
     publication: &mut Publication,
-    tail: Option<SeqRange>,
+    tail: Option<Tail>,
     copies: &mut Bucket,
     now: Timestamp,
     advert: &Advert,
 ) -> u64 {
-    let Some(tail) = tail.filter(|_| copies.is_ready(now)) else {
+    // The first copy is worth most: a second one goes out only where the budget is nearly whole.
+    let may_copy = |tail: &Tail| {
+        if tail.is_first_copy {
+            copies.is_ready(now)
+        } else {
+            copies.has_spare(now)
+        }
+    };
+    let Some(Tail { numbers: tail, .. }) = tail.filter(may_copy) else {
         return 0;
     };
     let mut written = 0;

@@ -166,8 +166,12 @@ pub(super) const NUMBERS_PER_NACK_UNIT: u64 = 64;
 /// The share of the repair rate that one receiver may draw before it has to stand back: one part in so many (R-BUDGET-2).
 /// What nobody else wants it gets all the same.
 pub(super) const REPAIR_SHARE_MAX: u64 = 16;
-/// Repairs that one receiver may draw at once: a burst of fifty datagrams lost in a row, four times over.
-pub(super) const REPAIR_BURST_BYTES: u64 = 256 * 1_024;
+/// Repairs that one receiver may draw at once before it stands back: a quarter of what the repair bucket holds, so that
+/// the others never wait behind it. More than a dozen full datagrams in a row are rarely one receiver's loss alone.
+pub(super) const REPAIR_BURST_BYTES: u64 = BURST_BYTES / 4;
+/// The same as a length.
+#[expect(clippy::cast_possible_truncation, reason = "16 KiB")]
+pub(super) const REPAIR_BURST_BYTES_LEN: usize = REPAIR_BURST_BYTES as usize;
 /// Receivers that a source keeps accounts of: as many as the roster holds.
 pub(super) const ACCOUNTS_MAX: usize = 20_000;
 
@@ -184,12 +188,16 @@ pub(super) const AIMD_EXCEPT_PERCENT: usize = 10;
 /// Steps from the lowest rate to the configured one; the lowest is one step.
 pub(super) const AIMD_STEPS: u64 = 32;
 
+/// Numbers of one request that are watched as one loss; what asks for more speaks of itself, not of a loss.
+pub(super) const LOSS_LEN_MAX: u64 = 256;
 /// Losses that are being watched at a time; the oldest is judged early when there are more.
 pub(super) const EVENTS_MAX: usize = 32;
 /// Receivers remembered by name for one loss; further ones are only counted.
 pub(super) const ASKERS_MAX: usize = 64;
 
-/// How long the gap in an unfinished block waits for the rest of the block before it is asked for (R-NEED-2).
+/// How long the gap in an unfinished block waits for the next segment of the block before it is asked for (R-NEED-2): as
+/// long as more comes, one request at its end speaks for all that it lacks. Parity of half a block is of no use to the
+/// whole.
 pub(super) const BLOCK_WAIT_NS: u64 = 2_000_000;
 /// Parity shards that go out unasked at most, where losses are measured: a quarter of a block. What needs more is not
 /// loss but a broken cable.

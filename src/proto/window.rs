@@ -315,6 +315,16 @@ impl ReceiveWindow {
         self.gaps.iter_mut().filter(|gap| gap.is_hoped())
     }
 
+    /// Gaps from `first` on that have not been asked for are not asked for before `due`.
+    pub(super) fn put_off(&mut self, first: SeqNo, due: Timestamp) {
+        let last = self.gaps.iter_mut().rev();
+        for gap in last.take_while(|gap| gap.range.first() >= first) {
+            if gap.asks == 0 && gap.is_hoped() {
+                gap.due = gap.due.max(due);
+            }
+        }
+    }
+
     /// When the next gap is to be asked for.
     pub(super) fn next_due(&self) -> Timestamp {
         let due = self

@@ -386,6 +386,16 @@ impl Network {
         self.trace
     }
 
+    /// Where a node sends from.
+    pub fn address(&self, id: NodeId) -> SocketAddr {
+        self.nodes[id.0].addr
+    }
+
+    /// Sends a datagram on a node's cable that its program did not write: what a station of another make might send.
+    pub fn inject(&mut self, from: NodeId, to: Destination, datagram: &[u8]) {
+        self.send(from, to, datagram);
+    }
+
     /// Heals every cable.
     pub fn heal(&mut self) {
         self.uplinks.iter_mut().for_each(Link::heal);

@@ -522,11 +522,14 @@ mod tests {
     use super::*;
 
     fn trial(pattern: Pattern, loss: f64) -> Trial {
-        Trial {
+        let mut trial = Trial {
             pattern,
             loss,
             ..Trial::new(20, 2_000, 1)
-        }
+        };
+        // What is lost has to be asked for, and nothing is sent beside it.
+        trial.source.tuning.copies = false;
+        trial
     }
 
     #[test]
