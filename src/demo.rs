@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::capture::{Capture, Recorded};
 use crate::net::{self, InterfaceKind, InterfaceSpec};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
-use crate::output::{Ending, Failure, PrintError, Printer};
+use crate::output::{Ending, Failure, LossSummary, PrintError, Printer, ReceiverLine};
 use crate::proto::{self, Join, PublishError, Stats};
 use crate::rng::Rng;
 use crate::runtime::{
@@ -89,6 +89,9 @@ pub struct Summary {
     nacks_received: u64,
     repairs_sent: u64,
     repairs_multicast: u64,
+    copies_sent: u64,
+    losses: LossSummary,
+    receivers: Vec<ReceiverLine>,
     datagrams_sent: u64,
     datagrams_dropped: u64,
     bytes_sent: u64,
@@ -659,6 +662,9 @@ impl Source {
             nacks_received: stats.nacks_received,
             repairs_sent: stats.repairs_sent,
             repairs_multicast: stats.repairs_multicast,
+            copies_sent: stats.copies_sent,
+            losses: LossSummary::of(&looping.nodes()[0].station),
+            receivers: ReceiverLine::worst_of(&looping.nodes()[0].station),
             datagrams_sent: stats.datagrams_sent,
             datagrams_dropped: seen.dropped + looping.stats().datagrams_dropped,
             bytes_sent: stats.bytes_sent,

@@ -17,7 +17,7 @@ use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId};
+use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId, StreamId};
 
 /// How often a send looks whether it is done, when nothing happens by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -105,6 +105,9 @@ fn station(options: &Options, name: &str, now: Timestamp) -> Result<Recorded, Fa
     endpoint.datagram_bytes = DatagramBytes::RECOMMENDED;
     endpoint.data_rate = rate(floor.rates.data_bytes_per_s)?;
     endpoint.repair_rate = rate(floor.rates.repair_bytes_per_s)?;
+    endpoint.flow = floor.repair.flow;
+    endpoint.is_rate_adaptive = floor.repair.is_rate_adaptive;
+    endpoint.tuning = floor.repair.tuning;
     let listed = floor
         .roster
         .listed
@@ -199,6 +202,8 @@ struct Send<'a> {
     /// The first notice whose receipt has not been printed.
     unreceipted: usize,
     complete: usize,
+    /// Notices that not everybody has, because newer ones took their place.
+    replaced: usize,
     expected: usize,
     missing: BTreeSet<String>,
     last_reported: Timestamp,
@@ -218,6 +223,7 @@ impl<'a> Send<'a> {
             published: Timestamp::ZERO,
             unreceipted: 0,
             complete: 0,
+            replaced: 0,
             expected: 0,
             missing: BTreeSet::new(),
             last_reported: Timestamp::ZERO,
@@ -270,8 +276,11 @@ impl<'a> Send<'a> {
 
     /// Prints the receipts of notices that everybody has, in order.
     fn receipts(&mut self, now: Timestamp, station: &mut Recorded) {
+        let newest = self.options.texts.len() - 1;
         while self.unreceipted < station.sent_len()
-            && station.is_received_by_all(now, self.unreceipted)
+            && (station.is_received_by_all(now, self.unreceipted)
+                || (self.is_superseded(self.unreceipted)
+                    && station.is_received_by_all(now, newest)))
         {
             if let Some(tally) = station.tally(now, self.unreceipted) {
                 self.receipt(station, &tally);
@@ -287,9 +296,14 @@ impl<'a> Send<'a> {
             .collect();
         missing.sort();
         let received = tally.expected - missing.len();
-        self.complete += usize::from(missing.is_empty() && tally.expected > 0);
+        let is_complete = missing.is_empty() && tally.expected > 0;
+        self.complete += usize::from(is_complete);
         self.expected = self.expected.max(tally.expected);
-        self.missing.extend(missing.iter().cloned());
+        if is_complete || !self.is_superseded(self.unreceipted) {
+            self.missing.extend(missing.iter().cloned());
+        } else {
+            self.replaced += 1;
+        }
         self.unreceipted += 1;
         let line = Line::Receipt {
             id: tally.id.to_string(),
@@ -302,6 +316,33 @@ impl<'a> Send<'a> {
         }
     }
 
+    /// A workstation left the pace, is back in it, or lacks what cannot be had any more.
+    fn pace(&mut self, station: &Station, who: SourceId, stream: StreamId, state: &str) {
+        let name = station.name_of(who);
+        let groups = &self.options.floor.groups;
+        let group = groups.iter().find(|group| group.id == stream.group());
+        if state != "rejoined" {
+            tracing::warn!(
+                "{} cannot keep up: it has {state} the pace",
+                for_eyes(&name)
+            );
+        }
+        let line = Line::Receiver {
+            name,
+            group: group.map_or("", |group| group.name.as_str()),
+            lane: stream.lane().as_str(),
+            state,
+        };
+        if let Err(error) = self.printer.print(&line, "") {
+            self.unprinted.get_or_insert(error);
+        }
+    }
+
+    /// Whether a notice was meant to be replaced by the one after it: then it need not be with everybody.
+    const fn is_superseded(&self, index: usize) -> bool {
+        self.options.supersede && index + 1 < self.options.texts.len()
+    }
+
     /// Prints what is left to say.
     fn finish(mut self, station: &Station, send_errors: u64) -> Result<Ending, Failure> {
         let stats = station.stats();
@@ -311,7 +352,7 @@ impl<'a> Send<'a> {
         let summary = SendSummary {
             notices,
             complete: self.complete,
-            incomplete: notices - self.complete,
+            incomplete: notices - self.complete - self.replaced,
             expected: self.expected,
             missing: self.missing.iter().cloned().collect(),
             seconds,
@@ -337,7 +378,7 @@ impl<'a> Send<'a> {
         };
         // A closed pipe is no failure; whether everyone has it is told by the exit code.
         printed.or_else(PrintError::into_ending)?;
-        let is_done = self.complete == notices && self.expected > 0;
+        let is_done = self.complete + self.replaced == notices && self.expected > 0;
         Ok(if is_done {
             Ending::Done
         } else {
@@ -375,9 +416,23 @@ impl<'a> Send<'a> {
 }
 
 impl Program for Send<'_> {
-    fn handle_event(&mut self, at: Moment, _: usize, _: &mut Recorded, event: StationEvent) {
+    fn handle_event(&mut self, at: Moment, _: usize, station: &mut Recorded, event: StationEvent) {
         match event {
             StationEvent::Reported { .. } => self.last_reported = at.now,
+            StationEvent::PaceLeft {
+                station: who,
+                stream,
+                ..
+            } => self.pace(station, who, stream, "left"),
+            StationEvent::PaceRejoined {
+                station: who,
+                stream,
+            } => self.pace(station, who, stream, "rejoined"),
+            StationEvent::Evicted {
+                station: who,
+                stream,
+                ..
+            } => self.pace(station, who, stream, "evicted"),
             StationEvent::NameConflict { from } => {
                 tracing::warn!(
                     "another program on the floor, at {from}, is called \"{}\" too: give one of them another --name",

@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("sim", "time wire rng proto notice station"),
     ("capture", "time wire proto notice station"),
     ("net", ""),
-    ("floor", "wire net"),
+    ("floor", "wire proto net"),
     (
         "runtime",
         "time wire rng proto notice station capture net floor",

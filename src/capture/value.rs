@@ -496,6 +496,18 @@ pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
             to.push(8);
             from.put(to);
         }
+        StationEvent::Skipped { .. }
+        | StationEvent::LossJudged { .. }
+        | StationEvent::PaceLeft { .. }
+        | StationEvent::PaceRejoined { .. }
+        | StationEvent::Evicted { .. }
+        | StationEvent::PaceTold { .. } => put_event_of_repair(event, to),
+    }
+}
+
+/// The same for what came of repair and of the pace.
+fn put_event_of_repair(event: &StationEvent, to: &mut Vec<u8>) {
+    match event {
         StationEvent::Skipped {
             origin,
             stream,
@@ -553,6 +565,7 @@ pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
             stream.put(to);
             is_behind.put(to);
         }
+        _ => {}
     }
 }
 

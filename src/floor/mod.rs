@@ -4,6 +4,8 @@
 //! one line: file, line, what is wrong, what is allowed, what to do. It is read as a tree of TOML values with their
 //! places rather than into derived structs, because a derived reader words its errors for programmers.
 
+mod repair;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -20,6 +22,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::net::InterfaceSpec;
 use crate::wire::{FloorId, GroupId, NAME_BYTES_MAX, is_station_name};
+
+pub use repair::RepairRules;
 
 /// Largest floor file, in bytes: 30,000 listed workstations fit, a video picked by mistake does not fill the memory.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -59,6 +63,8 @@ pub struct Floor {
     pub dscp: Option<u8>,
     /// How fast a source may send.
     pub rates: Rates,
+    /// How it repairs, and whose pace it keeps.
+    pub repair: RepairRules,
     /// The groups, 1 to [`GROUPS_MAX`], sorted by name.
     pub groups: Vec<Group>,
     /// Who is expected.
@@ -319,7 +325,7 @@ fn read_floor(text: &str) -> Result<Floor, Fault> {
         at: 0,
         entries: root.get_ref(),
     };
-    root.allow(&["floor", "groups", "rates", "roster"])?;
+    root.allow(&["floor", "groups", "rates", "repair", "flow", "roster"])?;
     let floor = root.get("floor").ok_or_else(|| {
         Fault::missing(
             "there is no [floor] table; write a line [floor] and under it name = \"acme-support\"",
@@ -350,7 +356,8 @@ fn read_floor(text: &str) -> Result<Floor, Fault> {
             .transpose()?,
         rates: root
             .get("rates")
-            .map_or(Ok(Rates::default()), |rates| read_rates(&rates))?,
+            .map_or(Ok(Rates::default()), |rates| repair::read_rates(&rates))?,
+        repair: repair::read(root.get("repair"), root.get("flow"))?,
         roster: root
             .get("roster")
             .map_or(Ok(RosterRules::default()), |it| read_roster(&it, &groups))?,
@@ -421,25 +428,6 @@ fn read_interface(field: &Field<'_>) -> Result<InterfaceSpec, Fault> {
         quoted(text)
     );
     Err(Fault::at(field.at, what))
-}
-
-fn read_rates(rates: &Field<'_>) -> Result<Rates, Fault> {
-    let section = rates.section("a line [rates] and under it data = \"200 Mbit/s\"")?;
-    section.allow(&["data", "repair"])?;
-    let rate = |key: &str, otherwise| match section.get(key) {
-        None => Ok(otherwise),
-        Some(field) => parse_rate(field.text("\"100 Mbit/s\"")?)
-            .map_err(|error| Fault::at(field.at, format!("in [rates], {key} = {error}"))),
-    };
-    let data_bytes_per_s = rate("data", DATA_RATE_DEFAULT)?;
-    let repair_bytes_per_s = rate(
-        "repair",
-        Rates::with_data(data_bytes_per_s).repair_bytes_per_s,
-    )?;
-    Ok(Rates {
-        data_bytes_per_s,
-        repair_bytes_per_s,
-    })
 }
 
 fn read_roster(roster: &Field<'_>, groups: &[Group]) -> Result<RosterRules, Fault> {
@@ -781,7 +769,7 @@ fn shown_mac(ip: IpAddr) -> String {
     shown
 }
 
-const TABLES: &str = "[floor], [groups.NAME], [rates], [roster], [roster.listed]";
+const TABLES: &str = "[floor], [groups.NAME], [rates], [repair], [flow], [roster], [roster.listed]";
 
 /// A table of the file: its name as written in brackets, without them, and empty for the file itself.
 struct Section<'a> {
@@ -883,6 +871,13 @@ impl<'a> Field<'a> {
         match self.value {
             DeValue::String(text) => Ok(text),
             _ => Err(self.wrong_type("text in double quotes", &format!("write {example}"))),
+        }
+    }
+
+    fn truth(&self) -> Result<bool, Fault> {
+        match self.value {
+            DeValue::Boolean(truth) => Ok(*truth),
+            _ => Err(self.wrong_type("true or false", "write it without quotes")),
         }
     }
 
@@ -1066,6 +1061,7 @@ mod tests {
                 data_bytes_per_s: 25_000_000,
                 repair_bytes_per_s: 25_000_000,
             },
+            repair: RepairRules::default(),
             groups: vec![all],
             roster: RosterRules {
                 remember: Duration::from_secs(900),
