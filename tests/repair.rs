@@ -210,6 +210,37 @@ fn parity_brings_nothing_back_that_was_taken_back() {
     assert_eq!(receiver.stats().messages_delivered, 63);
 }
 
+/// Receivers waited for numbers that had not been sent, because a message behind them was taken back before its turn; they
+/// gave them up when they had asked often enough. Swarm seed 156.
+#[test]
+fn nobody_is_told_of_what_has_not_been_sent() {
+    let mut config = config(1);
+    config.data_rate = Rate::MIN;
+    let mut source = Endpoint::new(config, 1);
+    let keyed = |key| Terms {
+        expires: None,
+        supersedes: key,
+    };
+    for i in 0..300 {
+        let payload = Bytes::from(vec![0; 1_000]);
+        let terms = keyed((i >= 200).then_some(1));
+        source
+            .publish_under(START, stream(Lane::Routine), payload, terms)
+            .unwrap();
+    }
+    let mut sent = SeqNo::ZERO;
+    for (_, datagram) in drain(&mut source, START) {
+        for message in decode(&datagram).unwrap().messages() {
+            match message {
+                Message::Data(data) => sent = data.segments().last().unwrap().0.plus(1),
+                Message::Skip(skip) => assert!(skip.runs().all(|run| run.end() <= sent)),
+                _ => {}
+            }
+        }
+    }
+    assert!(sent > SeqNo::ZERO && sent < SeqNo(200));
+}
+
 /// Whoever caught up after the last of the data stood back for ever.
 #[test]
 fn one_that_catches_up_after_the_end_is_back_in_pace() {

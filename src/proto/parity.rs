@@ -226,6 +226,21 @@ impl ParityOut {
         Asked::More(end - next)
     }
 
+    /// Whether somebody else that stands back needs the same block: that was no chance, and what mends one mends both. What
+    /// was to go to it alone goes to all then.
+    pub(super) fn share(&mut self, to: SocketAddr, first: SeqNo) -> bool {
+        let is_other = |other: SocketAddr, block: SeqNo| other != to && block == first;
+        let is_shared = self.alone.iter().any(|it| is_other(it.to, it.block.first))
+            || self
+                .served
+                .iter()
+                .any(|(other, block, _)| is_other(*other, *block));
+        if is_shared {
+            self.alone.retain(|it| it.block.first != first);
+        }
+        is_shared
+    }
+
     /// The next shard for a receiver that stands back.
     pub(super) fn peek_alone(&self) -> Option<(SocketAddr, Block, u8)> {
         let alone = self.alone.front()?;
@@ -425,6 +440,8 @@ mod tests {
         );
         parity.mark_alone(later);
         assert_eq!(parity.peek(), None, "nothing for the others");
+        assert!(!parity.share(to, SeqNo(64)));
+        assert!(parity.share(SocketAddr::from(([127, 0, 0, 1], 2)), SeqNo(64)));
     }
 
     #[test]

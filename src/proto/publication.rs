@@ -300,7 +300,7 @@ impl Publication {
             self.cut(payload, segment_bytes(config));
         }
         let range = SeqRange::new(first, self.next()).expect("at least one segment was added");
-        let has_superseded = self.terms.publish(range, terms);
+        let has_superseded = self.terms.publish(range, terms, self.unsent);
         self.pass_skipped();
         Ok(Published {
             range,
@@ -379,7 +379,7 @@ impl Publication {
     /// Messages whose deadline has come are neither sent nor repaired any more; how many.
     pub(super) fn expire(&mut self, now: Timestamp) -> u64 {
         let mut expired = 0;
-        while self.terms.expire(now).is_some() {
+        while self.terms.expire(now, self.unsent).is_some() {
             expired += 1;
         }
         if expired > 0 {
@@ -399,7 +399,8 @@ impl Publication {
 
     /// What was taken back before it was sent is never sent: its numbers are passed over, and the skip tells of them.
     fn pass_skipped(&mut self) {
-        while let Some((range, _)) = self.terms.skipped(self.unsent) {
+        while let Some((range, why)) = self.terms.skipped(self.unsent) {
+            self.terms.announce(range, why);
             for seq in range.iter().skip_while(|&seq| seq < self.unsent) {
                 self.unsent_bytes -= self.slot(seq).map_or(0, |slot| slot.payload.len());
             }
@@ -720,7 +721,9 @@ impl Publication {
             return;
         }
         // One that stands back draws no parity on the others.
-        let asked = if asker.is_alone {
+        let is_alone =
+            asker.is_alone && (asker.is_lossy || !parity.share(asker.from, need.block.first));
+        let asked = if is_alone {
             parity.ask_alone(now, asker.from, need, len as u8, hold_off_ns)
         } else {
             parity.ask(now, need, len as u8, hold_off_ns)

@@ -31,8 +31,9 @@ pub(super) struct TermBook {
 }
 
 impl TermBook {
-    /// A message has been published. Returns whether it took another one's place.
-    pub(super) fn publish(&mut self, range: SeqRange, terms: Terms) -> bool {
+    /// A message has been published, while everything below `unsent` has been sent. Returns whether it took another one's
+    /// place.
+    pub(super) fn publish(&mut self, range: SeqRange, terms: Terms, unsent: SeqNo) -> bool {
         if terms != Terms::default() {
             self.terms.insert(range.first(), terms);
         }
@@ -42,31 +43,39 @@ impl TermBook {
         let replaced = terms
             .supersedes
             .and_then(|key| self.by_key.insert(key, range));
-        replaced.is_some_and(|old| self.skip(old, SkipReason::Superseded))
+        replaced.is_some_and(|old| self.skip(old, SkipReason::Superseded, unsent))
     }
 
     /// The next message whose deadline has come.
-    pub(super) fn expire(&mut self, now: Timestamp) -> Option<SeqRange> {
+    pub(super) fn expire(&mut self, now: Timestamp, unsent: SeqNo) -> Option<SeqRange> {
         loop {
             let &(at, first, end) = self.deadlines.first().filter(|(at, ..)| *at <= now)?;
             self.deadlines.remove(&(at, first, end));
             if let Some(range) = SeqRange::new(first, end)
-                && self.skip(range, SkipReason::Expired)
+                && self.skip(range, SkipReason::Expired, unsent)
             {
                 return Some(range);
             }
         }
     }
 
-    fn skip(&mut self, range: SeqRange, why: SkipReason) -> bool {
+    fn skip(&mut self, range: SeqRange, why: SkipReason, unsent: SeqNo) -> bool {
         if self.skipped.contains_key(&range.first()) {
             return false;
         }
         self.skipped.insert(range.first(), (range, why));
+        // What has not been sent is told when its turn comes: nobody is to wait for the numbers before it until then.
+        if range.end() <= unsent {
+            self.announce(range, why);
+        }
+        true
+    }
+
+    /// A skipped run is to be told to all.
+    pub(super) fn announce(&mut self, range: SeqRange, why: SkipReason) {
         if self.untold.len() < UNTOLD_MAX {
             self.untold.push_back((range, why));
         }
-        true
     }
 
     /// When the next message expires.
@@ -182,14 +191,14 @@ mod tests {
             supersedes: Some(7),
             ..Terms::default()
         };
-        assert!(!book.publish(range(0, 1), until(50)));
-        assert!(!book.publish(range(1, 3), keyed));
-        assert!(!book.publish(range(3, 4), until(20)));
+        assert!(!book.publish(range(0, 1), until(50), SeqNo(9)));
+        assert!(!book.publish(range(1, 3), keyed, SeqNo(9)));
+        assert!(!book.publish(range(3, 4), until(20), SeqNo(9)));
         assert_eq!(book.due(), at(20));
-        assert_eq!(book.expire(at(19)), None);
-        assert_eq!(book.expire(at(60)), Some(range(3, 4)));
-        assert_eq!(book.expire(at(60)), Some(range(0, 1)));
-        assert!(book.publish(range(4, 5), keyed));
+        assert_eq!(book.expire(at(19), SeqNo(9)), None);
+        assert_eq!(book.expire(at(60), SeqNo(9)), Some(range(3, 4)));
+        assert_eq!(book.expire(at(60), SeqNo(9)), Some(range(0, 1)));
+        assert!(book.publish(range(4, 5), keyed, SeqNo(9)));
         assert_eq!(
             book.skipped(SeqNo(2)),
             Some((range(1, 3), SkipReason::Superseded))
