@@ -27,7 +27,7 @@ use super::{Discard, backoff};
 /// little but never too much (R-REP-3).
 const LOST_RUNS_MAX: usize = 64;
 /// Blocks that one request for parity names; the rest follows in the next.
-const NEEDS_MAX: usize = 128;
+const NEEDS_MAX: usize = 64;
 
 /// What a receiver knows of the source of a stream.
 #[derive(Clone, Copy, Debug)]
