@@ -1,7 +1,7 @@
 //! Linux: many datagrams a system call, and sending by interface index.
 #![expect(
     unsafe_code,
-    reason = "recvmmsg, sendmmsg and ip_mreqn have no safe wrapper among our dependencies"
+    reason = "recvmmsg, sendmmsg, ppoll and ip_mreqn have no safe wrapper among our dependencies"
 )]
 
 use std::io;
@@ -9,8 +9,10 @@ use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::ptr;
+use std::time::Duration;
 
 use mio::net::UdpSocket;
+use mio::{Events, Poll};
 
 use super::batch::{Outgoing, Slot};
 
@@ -88,6 +90,39 @@ pub(super) fn send(io: &UdpSocket, datagrams: &[Outgoing<'_>]) -> io::Result<usi
         let n = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), offered_len(offered), 0) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     })
+}
+
+/// From here on a millisecond more is no matter, and the extra call is saved.
+const PRECISE_BELOW: Duration = Duration::from_millis(100);
+
+/// Waits as `poll` does, but to the microsecond. mio rounds a wait up to whole milliseconds, because `epoll_wait` knows
+/// nothing finer; a heartbeat that is due in a quarter of one would be four times late. The queue itself can be waited
+/// for, too, and `ppoll` counts in nanoseconds.
+pub(super) fn wait(poll: &mut Poll, events: &mut Events, timeout: Duration) -> io::Result<()> {
+    if timeout.is_zero() || timeout >= PRECISE_BELOW {
+        return poll.poll(events, Some(timeout));
+    }
+    let mut queue = libc::pollfd {
+        fd: poll.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: all-zero bytes are a valid `timespec`. (A literal would not do: some C libraries have padding in it.)
+    let mut timespec: libc::timespec = unsafe { mem::zeroed() };
+    timespec.tv_nsec = timeout.subsec_nanos().into();
+    // SAFETY: one `pollfd` and the `timespec` outlive the call; a null mask leaves the signals as they are.
+    let answer = unsafe { libc::ppoll(&raw mut queue, 1, &raw const timespec, ptr::null()) };
+    match answer {
+        1.. => poll.poll(events, Some(Duration::ZERO)),
+        _ => {
+            events.clear();
+            if answer < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Makes IPv4 multicast leave by the card with this index. socket2 can only say it by address, and an address does not
