@@ -487,6 +487,65 @@ fn two_groups_and_teams() {
     }
 }
 
+/// Goal: a datagram that one of eight loses in the middle of a stream is sent again on request, and an isolated one that
+/// one of eight loses comes again mostly by itself: no more requests than losses; everybody shows everything once, in
+/// order. Method: each host's firewall drops the first transmission of notices that carry its mark; those of the stream
+/// are too large to be sent again unasked. `perf/repair` measures how long it takes.
+#[test]
+fn one_of_eight_loses_a_datagram() {
+    let Some(mut lab) = Lab::up(9, &IPV4, "") else {
+        return;
+    };
+    let mut agents: Vec<_> = (2..=9).map(|host| lab.agent(host, &[])).collect();
+    for (host, agent) in (2..).zip(&mut agents) {
+        lab.lose_marked(host, "boss");
+        agent.ready();
+    }
+    // Every fortieth of a fast stream; then every one of isolated notices; a host of eight in turn.
+    let cases = [("2000", 40, 1_000), ("10", 1, 40)];
+    let mut earlier = 0;
+    for (rate, every, bytes) in cases {
+        let losers: Vec<_> = (0..40 * every)
+            .map(|at| (at % every == every - 1).then_some(at / every % 8))
+            .collect();
+        let line = |(at, loser): (usize, &Option<usize>)| {
+            let mark = loser.map_or('-', |agent| Lab::mark(agent + 2));
+            format!("{mark}{at:0bytes$}")
+        };
+        // The last is nobody's: an agent has all when it has that.
+        let lines: Vec<_> = losers.iter().chain(&[None]).enumerate().map(line).collect();
+        let sent = lab
+            .send(1, "boss", "all", &lines, &["--rate", rate])
+            .finish();
+        assert_eq!(sent.code, 0, "{}", sent.summary);
+        sent.says(8, &[]);
+        for (number, agent) in agents.iter_mut().enumerate() {
+            agent.wait_for_notices(earlier + lines.len());
+            let notices = agent.notices();
+            assert_same(&agent.what, &texts(&notices[earlier..]), &lines);
+            let lost = losers.iter().zip(&notices[earlier..]);
+            let mut lost = lost.filter(|(loser, _)| **loser == Some(number));
+            assert!(
+                every == 1 || lost.all(|(_, notice)| notice.is_repaired),
+                "{}: too large to come by itself",
+                agent.what
+            );
+        }
+        earlier += lines.len();
+        let nacks = number(&sent.summary, "nacks_received");
+        figure(&format!("13 {rate} a second, 40 losses: NACKs"), nacks);
+        if every == 1 {
+            assert!(nacks <= 40, "{}", sent.summary);
+        }
+    }
+    for (host, agent) in (2..=9).zip(&mut agents) {
+        let dropped = lab.dropped(&format!("{host}"), "loss");
+        assert_eq!(dropped, 10, "{}: the losses have happened", agent.what);
+        agent.leave();
+        assert_eq!(agent.lost(), [], "{}", agent.what);
+    }
+}
+
 /// Goal: nobody on the floor is an answer too, given in time. Method: a send on an empty floor, once for eyes, once for
 /// machines.
 #[test]
@@ -682,6 +741,26 @@ impl Lab {
 
     fn tool(&self, arguments: &[&str]) -> String {
         run_tool(arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What a notice begins with that `host` is to lose.
+    fn mark(host: usize) -> char {
+        char::from(b'@' + u8::try_from(host).unwrap())
+    }
+
+    /// From now on `host` loses the first transmission of each notice from `name` that begins with its mark.
+    fn lose_marked(&self, host: usize, name: &str) {
+        // UDP header and datagram header; then the type and the flags of a message that is DATA and no repair or copy.
+        let message = 8 + 32;
+        // Message header, DATA, segment header, notice, sender's name.
+        let text = message + 4 + 20 + 4 + 27 + name.len();
+        let (message, text, mark) = (8 * message, 8 * text, u32::from(Self::mark(host)));
+        let rules = format!(
+            "add table inet lab; add counter inet lab loss; \
+             add chain inet lab marked {{ type filter hook input priority 1; }}; \
+             add rule inet lab marked meta l4proto udp @th,{message},16 0x0100 @th,{text},8 {mark} counter name loss drop"
+        );
+        self.tool(&["exec", &self.name, &host.to_string(), "nft", &rules]);
     }
 
     /// Datagrams dropped so far.
