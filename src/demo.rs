@@ -634,7 +634,6 @@ impl Source {
             }
         }
         let due = u64::from(options.agents) * u64::from(options.messages);
-        let missing = due.saturating_sub(delivered);
         let stats = &self.stats;
         Summary {
             event: "summary",
@@ -645,7 +644,7 @@ impl Source {
             loss: options.loss * 100.0,
             seed: options.seed,
             delivered,
-            missing,
+            missing: due.saturating_sub(delivered),
             duplicates: seen.duplicates,
             out_of_order: seen.out_of_order,
             altered: seen.altered,
