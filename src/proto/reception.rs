@@ -16,9 +16,10 @@ use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
 use super::tuning::{
-    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, REPORT_GAP_MAX_NS, REPORT_GAP_MIN_NS,
-    REPORT_GAP_PER_RECEIVER_NS, REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT,
-    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, Tuning,
+    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_GAP_MAX_NS,
+    REPORT_GAP_MIN_NS, REPORT_GAP_PER_RECEIVER_NS, REPORT_SPREAD_MAX_NS,
+    REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
+    SCOUTS_FIRST_QUARTERS, Tuning,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
@@ -600,7 +601,7 @@ impl Reception {
         let until = now.plus_nanos(path.grtt_ns / 2);
         self.window
             .gaps()
-            .filter(move |gap| gap.due <= until && !self.is_for_parity(gap.range))
+            .filter(move |gap| gap.due <= until && !is_for_parity(self.blocks.as_deref(), gap))
             .map(|gap| gap.range)
             .take(path.tuning.gaps_per_nack)
     }
@@ -613,21 +614,13 @@ impl Reception {
         let until = now.plus_nanos(path.grtt_ns / 2);
         let mut needs: Vec<BlockNeed> = Vec::new();
         let gaps = self.window.gaps().filter(|gap| gap.due <= until);
-        for gap in gaps.filter(|gap| self.is_for_parity(gap.range)) {
+        for gap in gaps.filter(|gap| is_for_parity(Some(blocks), gap)) {
             let first = Block::first_of(gap.range.first());
             if needs.len() < NEEDS_MAX && needs.last().is_none_or(|last| last.block.first < first) {
                 needs.extend(blocks.need(first, self.window.high_water(), &self.window));
             }
         }
         needs
-    }
-
-    /// Whether parity mends a gap; else it began before we did, and its numbers are asked for one by one.
-    fn is_for_parity(&self, range: SeqRange) -> bool {
-        let first = Block::first_of(range.first());
-        self.blocks
-            .as_ref()
-            .is_some_and(|blocks| blocks.can_mend(first))
     }
 
     /// Gives up the gaps that have been asked for often enough and whose last wait is over (R-NACK-5).
@@ -653,11 +646,8 @@ impl Reception {
     pub(super) fn mark_asked(&mut self, now: Timestamp, named: usize, path: Path, rng: &mut Rng) {
         let until = now.plus_nanos(path.grtt_ns / 2);
         let blocks = self.blocks.as_deref();
-        let is_for_parity = |gap: &Gap| {
-            blocks.is_some_and(|blocks| blocks.can_mend(Block::first_of(gap.range.first())))
-        };
         let due = self.window.gaps_mut().filter(|gap| gap.due <= until);
-        for gap in due.filter(|gap| !is_for_parity(gap)).take(named) {
+        for gap in due.filter(|gap| !is_for_parity(blocks, gap)).take(named) {
             gap.asks = gap.asks.saturating_add(1);
             gap.due = now.plus_nanos(retry_ns(gap.asks, path, rng));
         }
@@ -677,7 +667,7 @@ impl Reception {
         };
         let until = now.plus_nanos(path.grtt_ns / 2);
         let gaps = self.window.gaps_mut();
-        for gap in gaps.filter(|gap| blocks.can_mend(Block::first_of(gap.range.first()))) {
+        for gap in gaps.filter(|gap| is_for_parity(Some(blocks), gap)) {
             // A block speaks for all its gaps, due or not.
             let first = Block::first_of(gap.range.first());
             let is_named = needs.binary_search_by_key(&first, |need| need.block.first);
@@ -730,6 +720,13 @@ fn report_spread_ns(path: Path) -> u64 {
     path.group_size
         .saturating_mul(REPORT_SPREAD_PER_RECEIVER_NS)
         .min(REPORT_SPREAD_MAX_NS)
+}
+
+/// Whether parity is to mend a gap; else its numbers are asked for one by one: its block began before we did, all its shards
+/// have been out, or it has been asked for often enough that way (R-NEED-4).
+fn is_for_parity(blocks: Option<&Blocks>, gap: &Gap) -> bool {
+    let first = Block::first_of(gap.range.first());
+    gap.asks < PARITY_ASKS_MAX && blocks.is_some_and(|blocks| blocks.can_mend(first))
 }
 
 /// How long to wait for a repair before asking again (R-NACK-4): two round trips, at first, and up to half as much more,

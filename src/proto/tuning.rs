@@ -212,6 +212,9 @@ pub(super) const PROACTIVE_LESS: u8 = 3;
 pub(super) const PARITY_CACHE_LEN: usize = 8;
 /// Requests for parity of receivers that stand back, waiting to be served. Further ones are asked again.
 pub(super) const ALONE_MAX: usize = 1_024;
+/// Requests for parity after which a gap's numbers are asked for one by one: a source that has begun its shards anew may
+/// send those that are here already, one for each request.
+pub(super) const PARITY_ASKS_MAX: u8 = 16;
 /// Blocks a receiver keeps parity of, at most: what it may lag behind by repairs in flight at the recommended rate.
 pub(super) const SHARD_SETS_MAX: usize = 256;
 /// [`BLOCK_LEN`] as a count of shards.
