@@ -241,6 +241,45 @@ fn nobody_is_told_of_what_has_not_been_sent() {
     assert!(sent > SeqNo::ZERO && sent < SeqNo(200));
 }
 
+/// Three hundred notices, each in the place of the one before: the receiver was told of them two at a time, and waited a
+/// quarter of a second between.
+#[test]
+fn a_long_run_of_superseded_messages_costs_one_round() {
+    let (mut source, mut receiver) = (source(), receiver(2));
+    let terms = Terms {
+        expires: None,
+        supersedes: Some(1),
+    };
+    for _ in 0..300 {
+        source
+            .publish_under(
+                START,
+                stream(Lane::Routine),
+                Bytes::from_static(b"state"),
+                terms,
+            )
+            .unwrap();
+    }
+    let mut now = START;
+    while now < at(20_000_000) && receiver.stats().messages_delivered == 0 {
+        for (_, datagram) in drain(&mut source, now) {
+            let _ = receiver.handle_datagram(now, address(1), datagram);
+        }
+        for (_, datagram) in drain(&mut receiver, now) {
+            let _ = source.handle_datagram(now, address(2), datagram);
+        }
+        receiver.handle_timeout(now);
+        let due = source.poll_timeout().min(receiver.poll_timeout());
+        now = due.max(now.plus_nanos(1));
+    }
+    assert_eq!(
+        receiver.stats().messages_delivered,
+        1,
+        "the last one, at {now}"
+    );
+    assert!(receiver.stats().nacks_sent <= 2);
+}
+
 /// Whoever caught up after the last of the data stood back for ever.
 #[test]
 fn one_that_catches_up_after_the_end_is_back_in_pace() {

@@ -265,7 +265,8 @@ impl Sender {
         let sent = publication.unsent();
         let outcome = publication.handle_nack(now, asker, nack.ranges(), hold_off_ns);
         // One that asks for everything would make every loss look common.
-        let is_telling = !asker.is_alone && !asker.is_lossy;
+        // And what was taken back is nobody's loss.
+        let is_telling = !asker.is_alone && !asker.is_lossy && outcome.skipped[0].is_none();
         for range in nack.ranges().take(RANGES_WATCHED_MAX) {
             if range.first() < sent && is_telling {
                 self.watch(now, station, nack.stream, range, out);

@@ -19,7 +19,7 @@ pub struct Terms {
 
 /// The terms of one stream's messages, and what has run out.
 ///
-/// Invariant: `skipped` ascends and its runs lie apart; each is a whole message of the send window.
+/// Invariant: `skipped` ascends and its runs lie apart; each is made of whole messages.
 #[derive(Debug, Default)]
 pub(super) struct TermBook {
     /// The messages of the window that have terms.
@@ -60,10 +60,24 @@ impl TermBook {
     }
 
     fn skip(&mut self, range: SeqRange, why: SkipReason, unsent: SeqNo) -> bool {
-        if self.skipped.contains_key(&range.first()) {
+        if self.skipped(range.first()).is_some() {
             return false;
         }
-        self.skipped.insert(range.first(), (range, why));
+        // Neighbours become one run: an answer then tells of all of them at once, however many they are.
+        let mut run = range;
+        if let Some((&first, &(before, also))) = self.skipped.range(..range.first()).next_back()
+            && (before.end(), also) == (range.first(), why)
+        {
+            self.skipped.remove(&first);
+            run = SeqRange::new(before.first(), run.end()).unwrap_or(run);
+        }
+        if let Some(&(after, also)) = self.skipped.get(&range.end())
+            && also == why
+        {
+            self.skipped.remove(&range.end());
+            run = SeqRange::new(run.first(), after.end()).unwrap_or(run);
+        }
+        self.skipped.insert(run.first(), (run, why));
         // What has not been sent is told when its turn comes: nobody is to wait for the numbers before it until then.
         if range.end() <= unsent {
             self.announce(range, why);
@@ -73,7 +87,11 @@ impl TermBook {
 
     /// A skipped run is to be told to all.
     pub(super) fn announce(&mut self, range: SeqRange, why: SkipReason) {
-        if self.untold.len() < UNTOLD_MAX {
+        if let Some((last, also)) = self.untold.back_mut()
+            && (last.end(), *also) == (range.first(), why)
+        {
+            *last = SeqRange::new(last.first(), range.end()).unwrap_or(*last);
+        } else if self.untold.len() < UNTOLD_MAX {
             self.untold.push_back((range, why));
         }
     }
