@@ -16,7 +16,7 @@ use crate::output::{
 use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, saturating_nanos};
 use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId, StreamId};
 
 /// How often a send looks whether it is done, when nothing happens by itself.
@@ -43,6 +43,8 @@ pub struct Options {
     pub wait: Duration,
     /// What to send, in order.
     pub texts: Vec<String>,
+    /// Notices a second, on a schedule that is fixed by the first; `None`: as fast as the send window takes them.
+    pub rate: Option<f64>,
     /// Where its inputs are written down.
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
@@ -198,6 +200,8 @@ struct Send<'a> {
     /// The next text to publish.
     next: usize,
     began: Timestamp,
+    /// The wall clock then.
+    began_wall_ns: u64,
     published: Timestamp,
     /// The first notice whose receipt has not been printed.
     unreceipted: usize,
@@ -220,6 +224,7 @@ impl<'a> Send<'a> {
             printer: Printer::new(options.is_json),
             next: 0,
             began: Timestamp::ZERO,
+            began_wall_ns: 0,
             published: Timestamp::ZERO,
             unreceipted: 0,
             complete: 0,
@@ -232,12 +237,27 @@ impl<'a> Send<'a> {
         }
     }
 
-    /// Publishes as much as the send window takes.
+    /// How long after the first one the next notice is due, on a schedule.
+    fn due_ns(&self) -> Option<u64> {
+        let seconds = |rate| self.next as f64 / rate;
+        self.options
+            .rate
+            .map(|rate| saturating_nanos(Duration::from_secs_f64(seconds(rate))))
+    }
+
+    /// Publishes what is due, as far as the send window takes it.
     fn publish(&mut self, at: Moment, node: &mut Node) {
         if self.next == 0 {
             self.began = at.now;
+            self.began_wall_ns = at.wall_ns;
         }
         while let Some(text) = self.options.texts.get(self.next) {
+            let due_ns = self.due_ns();
+            if due_ns.is_some_and(|due_ns| at.now < self.began.plus_nanos(due_ns)) {
+                return;
+            }
+            // On a schedule, what comes late has been on its way since it was due: the sender is part of the path.
+            let sent_ns = due_ns.map_or(at.wall_ns, |due_ns| self.began_wall_ns + due_ns);
             let Ok(id) = runtime::draw() else {
                 self.failure = Some(Failure::Failed(
                     "the system has no randomness to give".to_owned(),
@@ -247,11 +267,11 @@ impl<'a> Send<'a> {
             let notice = Notice {
                 id: NoticeId(id),
                 from: self.options.name.as_str().into(),
-                sent_ns: at.wall_ns,
+                sent_ns,
                 expires_ns: self
                     .options
                     .expires
-                    .map(|expires| at.wall_ns + crate::time::saturating_nanos(expires)),
+                    .map(|expires| sent_ns + saturating_nanos(expires)),
                 confirm: true,
                 text: text.as_str().into(),
             };
@@ -473,11 +493,13 @@ impl Program for Send<'_> {
             }
             return Next::Done;
         }
-        let look = if all_published {
-            at.now + LOOK_EVERY
-        } else {
-            at.now + Duration::from_millis(1)
-        };
-        Next::At(look)
+        let look = at.now + LOOK_EVERY;
+        let due = self.due_ns().map(|due_ns| self.began.plus_nanos(due_ns));
+        Next::At(match due {
+            _ if all_published => look,
+            Some(due) if due > at.now => due.min(look),
+            // The send window is full.
+            _ => at.now + Duration::from_millis(1),
+        })
     }
 }

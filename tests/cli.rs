@@ -50,6 +50,26 @@ fn wrong_flags() {
         (&["demo", "--rate", "NaN"], &["--rate", "'NaN'"]),
         (&["demo", "--rate", "inf"], &["--rate", "'inf'"]),
         (&["demo", "--seed", "x"], &["--seed", "'x'"]),
+        (
+            &["send", "--to", "all", "--lines", "--rate", "0"],
+            &["--rate", "'0'", "0.001 to 1000000"],
+        ),
+        (
+            &["send", "--to", "all", "--lines", "--rate", "-1"],
+            &["--rate", "'-1'"],
+        ),
+        (
+            &["send", "--to", "all", "--lines", "--rate", "NaN"],
+            &["--rate", "'NaN'"],
+        ),
+        (
+            &["send", "--to", "all", "--lines", "--rate", "1e7"],
+            &["--rate", "'1e7'"],
+        ),
+        (
+            &["send", "--to", "all", "--rate", "5", "text"],
+            &["--lines"],
+        ),
         (&["agent", "--open-lab"], &["--name"]),
         (
             &["agent", "--open-lab", "--name", ""],

@@ -165,6 +165,10 @@ pub(super) struct SendArgs {
     /// Send standard input, one notice a line, in order
     #[arg(long)]
     pub(super) lines: bool,
+    /// With --lines: notices a second, on a fixed schedule; each counts as sent when it was due [default: as fast as
+    /// the floor takes them]
+    #[arg(long, value_name = "PER_S", requires = "lines", value_parser = rate, allow_hyphen_values = true)]
+    pub(super) rate: Option<f64>,
     #[command(flatten)]
     pub(super) capture: CaptureArgs,
     #[command(flatten)]
@@ -276,7 +280,7 @@ where
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    number(text, 0.001, 1_000_000.0, "messages a second")
+    number(text, 0.001, 1_000_000.0, "a second")
 }
 
 fn loss(text: &str) -> Result<f64, String> {

@@ -202,6 +202,7 @@ fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         supersede: args.supersede,
         wait: args.wait,
         texts,
+        rate: args.rate,
         capture: capture(&args.capture)?,
         is_json: args.json,
         open_lab: true,
