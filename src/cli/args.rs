@@ -150,8 +150,8 @@ pub(super) struct SendArgs {
     /// Workstations that get it later than this do not show it, such as 10m
     #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration, allow_hyphen_values = true)]
     pub(super) expires: Option<Duration>,
-    /// Each notice takes the place of the one before it: who has not received that one yet is not shown it any more
-    #[arg(long)]
+    /// With --lines: each notice takes the place of the one before it; who has not received that one yet is not shown it any more
+    #[arg(long, requires = "lines")]
     pub(super) supersede: bool,
     /// How long to wait for receipts after the last notice
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration, allow_hyphen_values = true)]
