@@ -306,11 +306,7 @@ impl Receiver {
         skip: &Skip<'_>,
         out: &mut Output,
     ) -> Result<(), Discard> {
-        let remote = self
-            .remotes
-            .get_mut(&header.source)
-            .filter(|remote| remote.session == header.session);
-        let remote = remote.ok_or(Discard::Stale)?;
+        let remote = followed(&mut self.remotes, header)?;
         let (origin, path) = (remote.origin(header.source), remote.path);
         let reception = remote
             .streams
@@ -331,11 +327,7 @@ impl Receiver {
         header: &Header,
         scouts: &Scouts<'_>,
     ) -> Result<(), Discard> {
-        let remote = self
-            .remotes
-            .get_mut(&header.source)
-            .filter(|remote| remote.session == header.session);
-        let remote = remote.ok_or(Discard::Stale)?;
+        let remote = followed(&mut self.remotes, header)?;
         remote.scouts_named = now;
         remote.path.scouting = if scouts.contains(self.me) {
             Scouting::We
@@ -352,11 +344,7 @@ impl Receiver {
         pace: &Pace,
         out: &mut Output,
     ) -> Result<(), Discard> {
-        let remote = self
-            .remotes
-            .get(&header.source)
-            .filter(|remote| remote.session == header.session);
-        let remote = remote.ok_or(Discard::Stale)?;
+        let remote = followed(&mut self.remotes, header)?;
         if pace.station != self.me || !remote.streams.contains_key(&pace.stream) {
             return Err(Discard::NotOurs);
         }
@@ -376,13 +364,7 @@ impl Receiver {
         squelch: &Squelch,
         out: &mut Output,
     ) -> Result<(), Discard> {
-        let remote = self
-            .remotes
-            .get_mut(&header.source)
-            .filter(|remote| remote.session == header.session);
-        let Some(remote) = remote else {
-            return Err(Discard::Stale);
-        };
+        let remote = followed(&mut self.remotes, header)?;
         let (origin, path) = (remote.origin(header.source), remote.path);
         let reception = remote
             .streams
@@ -404,11 +386,7 @@ impl Receiver {
         if !ask.concerns(self.me) {
             return Ok(());
         }
-        let remote = self
-            .remotes
-            .get_mut(&header.source)
-            .filter(|remote| remote.session == header.session);
-        let remote = remote.ok_or(Discard::Stale)?;
+        let remote = followed(&mut self.remotes, header)?;
         let path = remote.path;
         let reception = remote
             .streams
@@ -624,6 +602,17 @@ impl Receiver {
             .map(Reception::bytes)
             .sum();
     }
+}
+
+/// The source of a datagram, if it is followed in that life.
+fn followed<'a>(
+    remotes: &'a mut BTreeMap<SourceId, Remote>,
+    header: &Header,
+) -> Result<&'a mut Remote, Discard> {
+    remotes
+        .get_mut(&header.source)
+        .filter(|remote| remote.session == header.session)
+        .ok_or(Discard::Stale)
 }
 
 /// A stream that has been found, and what is needed to work on it.
