@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use crate::rng::Rng;
 use crate::time::Timestamp;
-use crate::wire::QuantDuration;
+use crate::wire::{Lane, QuantDuration};
 
-use super::tuning::{BACKOFF_MAX_NS, Backoff, NACKS_PER_EVENT_MAX, QUIET_EVENTS, QUIET_NS};
+use super::tuning::{
+    BACKOFF_MAX_NS, Backoff, NACKS_PER_EVENT_MAX, QUIET_ASKS, QUIET_EVENTS, QUIET_NS, TRUST_NS,
+};
 
 /// The back-off that a source advertises, learnt from how many asked for the same loss (R-BACK-3; after PGM's
 /// NAK_BO_IVL, RFC 3208 section 15.2, but down to zero: on a wired LAN most losses are one receiver's own).
@@ -14,12 +16,30 @@ use super::tuning::{BACKOFF_MAX_NS, Backoff, NACKS_PER_EVENT_MAX, QUIET_EVENTS, 
 pub(super) struct Controller {
     backoff: Backoff,
     nanos: u64,
-    quiet: u8,
-    quiet_until: Timestamp,
-    /// When a loss was last common, or the back-off was halved.
+    /// Losses since it was last thought over, and how many asked for them.
+    events: u8,
+    asks: usize,
+    /// How many asked for losses that were their own, since a loss was common.
+    waited: u64,
+    /// When the last of them was over.
+    closed: Timestamp,
+    /// When a loss was last common.
     common: Timestamp,
-    /// When it was raised last.
-    raised: Timestamp,
+    /// When it was last common, or the back-off was halved for want of losses.
+    quiet_since: Timestamp,
+    /// From when on whoever asks first has heard of the present value.
+    heeded: Timestamp,
+}
+
+/// A loss that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Over {
+    /// How many asked for it.
+    pub(super) askers: usize,
+    /// Whether most who could be expected to ask did.
+    pub(super) is_common: bool,
+    /// When it was over.
+    pub(super) until: Timestamp,
 }
 
 impl Controller {
@@ -27,10 +47,13 @@ impl Controller {
         Self {
             backoff,
             nanos: 0,
-            quiet: 0,
-            quiet_until: Timestamp::ZERO,
+            events: 0,
+            asks: 0,
+            waited: 0,
+            closed: Timestamp::ZERO,
             common: Timestamp::ZERO,
-            raised: Timestamp::ZERO,
+            quiet_since: Timestamp::ZERO,
+            heeded: Timestamp::ZERO,
         }
     }
 
@@ -51,52 +74,121 @@ impl Controller {
         self.backoff == Backoff::Adaptive && self.nanos > 0
     }
 
-    /// So many have asked for one loss by now; whether that raised the back-off. Once for each loss: exactly when
-    /// the count passes the bound.
-    pub(super) fn asked(&mut self, now: Timestamp, askers: usize, grtt_ns: u64) -> bool {
+    /// So many have asked for one loss by now, the first of them at `begun`; whether that raised the back-off. Once for each
+    /// loss: exactly when the count passes the bound, and only where the first to ask knew of the last raise: many losses
+    /// at a time would else double it several times over before the first doubling could show.
+    pub(super) fn asked(
+        &mut self,
+        now: Timestamp,
+        (askers, begun): (usize, Timestamp),
+        grtt_ns: u64,
+    ) -> bool {
         let is_many = askers == NACKS_PER_EVENT_MAX + 1 && self.backoff == Backoff::Adaptive;
-        let is_raised = is_many && now >= self.raised.plus_nanos(2 * grtt_ns);
-        if is_raised {
-            self.nanos = (self.nanos * 2).max(grtt_ns).min(BACKOFF_MAX_NS);
-            self.raised = now;
-            self.common = now;
-            self.quiet = 0;
+        if !is_many || begun < self.heeded {
+            return false;
         }
-        is_raised
+        self.heeded = now.plus_nanos(grtt_ns + self.nanos);
+        self.nanos = (self.nanos * 2).max(grtt_ns).min(BACKOFF_MAX_NS);
+        self.was_common(now);
+        true
     }
 
-    /// A loss is over that `askers` asked for, `until` a moment ago. Losses that one request told of are one here.
-    pub(super) fn closed(&mut self, now: Timestamp, askers: usize, until: Timestamp) {
-        if askers > 1 {
-            self.quiet = 0;
-            self.common = now;
+    fn was_common(&mut self, now: Timestamp) {
+        (self.events, self.asks, self.waited) = (0, 0, 0);
+        (self.common, self.quiet_since) = (now, now);
+    }
+
+    /// A loss is over. Losses that one request told of are one here. Halved where few ask, down to a round trip, which with
+    /// scouts is enough to keep the others quiet. Given up altogether only when as many have waited in vain as would have
+    /// asked at once for one common loss: the rule of who hires skis until the hire has cost what the skis would have.
+    pub(super) fn closed(&mut self, now: Timestamp, over: Over, receivers: u64, grtt_ns: u64) {
+        if self.nanos == 0 {
             return;
         }
-        if until == self.quiet_until {
+        if over.is_common || over.askers > NACKS_PER_EVENT_MAX {
+            self.was_common(now);
             return;
         }
-        self.quiet_until = until;
-        self.quiet += 1;
-        if self.quiet >= QUIET_EVENTS {
-            self.halve(now);
+        if over.until == self.closed {
+            return;
+        }
+        self.waited += over.askers as u64;
+        self.closed = over.until;
+        self.events += 1;
+        self.asks += over.askers;
+        if self.waited >= receivers.max(u64::from(QUIET_EVENTS)) {
+            self.forget();
+        } else if self.events >= QUIET_EVENTS {
+            if self.asks <= QUIET_ASKS * usize::from(QUIET_EVENTS) {
+                self.halve(grtt_ns);
+            }
+            (self.events, self.asks) = (0, 0);
         }
     }
 
-    /// Time passes: quiet, too, is a reason to halve.
-    pub(super) fn pass(&mut self, now: Timestamp) {
-        if self.nanos > 0 && now.nanos_since(self.common) >= QUIET_NS {
-            self.halve(now);
+    /// Time passes: quiet, too, is a reason to halve, and in the end to forget. Whether that changed anything.
+    fn pass(&mut self, now: Timestamp, grtt_ns: u64) -> bool {
+        let before = self.nanos;
+        if before == 0 {
+            return false;
+        }
+        if now.nanos_since(self.common) >= TRUST_NS {
+            self.forget();
+        } else if now.nanos_since(self.quiet_since) >= QUIET_NS {
+            self.quiet_since = now;
+            self.halve(grtt_ns);
+        }
+        self.nanos != before
+    }
+
+    fn forget(&mut self) {
+        (self.nanos, self.events, self.asks, self.waited) = (0, 0, 0, 0);
+    }
+
+    /// Less than a round trip suppresses nothing any more.
+    fn halve(&mut self, grtt_ns: u64) {
+        self.nanos = (self.nanos / 2).max(grtt_ns.min(self.nanos));
+    }
+}
+
+/// What a source has learnt: of bulk, where a request speaks of a whole block, so that many ask for what nobody but they
+/// lost; and of everything else, which shall not wait for that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Controllers {
+    people: Controller,
+    bulk: Controller,
+}
+
+impl Controllers {
+    pub(super) const fn new(backoff: Backoff) -> Self {
+        Self {
+            people: Controller::new(backoff),
+            bulk: Controller::new(backoff),
         }
     }
 
-    fn halve(&mut self, now: Timestamp) {
-        self.quiet = 0;
-        self.common = now;
-        self.nanos /= 2;
-        // Less than a round trip suppresses nothing any more.
-        if self.nanos < super::tuning::GRTT_FLOOR_NS / 2 {
-            self.nanos = 0;
+    pub(super) const fn of(&self, lane: Lane) -> &Controller {
+        match lane {
+            Lane::Emergency | Lane::Routine => &self.people,
+            Lane::Bulk => &self.bulk,
         }
+    }
+
+    pub(super) const fn of_mut(&mut self, lane: Lane) -> &mut Controller {
+        match lane {
+            Lane::Emergency | Lane::Routine => &mut self.people,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+
+    /// Time passes; whether that changed anything.
+    pub(super) fn pass(&mut self, now: Timestamp, grtt_ns: u64) -> bool {
+        self.people.pass(now, grtt_ns) | self.bulk.pass(now, grtt_ns)
+    }
+
+    /// Whether losses have lately been common in any lane.
+    pub(super) fn is_raised(&self) -> bool {
+        self.people.is_raised() || self.bulk.is_raised()
     }
 }
 
@@ -125,47 +217,77 @@ mod tests {
 
     const RTT_NS: u64 = 200_000;
 
-    #[test]
-    fn doubles_on_duplicates_and_halves_when_quiet() {
-        let mut controller = Controller::new(Backoff::Adaptive);
-        let mut now = Timestamp::from_nanos(10_000_000);
-        let common = |controller: &mut Controller, now: &mut Timestamp| {
-            *now = now.plus_nanos(10_000_000);
-            for askers in 1..=500 {
-                controller.asked(*now, askers, RTT_NS);
-            }
-            controller.closed(*now, 500, *now);
-            controller.nanos()
-        };
-        assert_eq!(
-            common(&mut controller, &mut now),
-            RTT_NS,
-            "once for each loss"
-        );
-        assert_eq!(common(&mut controller, &mut now), 2 * RTT_NS);
-        for i in 1..=4 * u64::from(QUIET_EVENTS) {
-            controller.closed(now, 1, now.plus_nanos(i));
-            controller.closed(now, 1, now.plus_nanos(i));
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_nanos(10_000_000 + micros * 1_000)
+    }
+
+    /// All of 500 ask for one loss, and the scouts for those after it.
+    fn common(controller: &mut Controller, now: Timestamp) -> u64 {
+        for askers in 1..=500 {
+            controller.asked(now, (askers, now), RTT_NS);
         }
+        close(controller, now, 500, true);
+        controller.nanos()
+    }
+
+    fn close(controller: &mut Controller, until: Timestamp, askers: usize, is_common: bool) {
+        let over = Over {
+            askers,
+            is_common,
+            until,
+        };
+        controller.closed(until, over, 500, RTT_NS);
+    }
+
+    #[test]
+    fn doubles_on_duplicates_and_halves_down_to_a_round_trip() {
+        let mut controller = Controller::new(Backoff::Adaptive);
+        assert_eq!(common(&mut controller, at(0)), RTT_NS, "once for each loss");
+        assert_eq!(common(&mut controller, at(100)), RTT_NS, "not heeded yet");
+        assert_eq!(common(&mut controller, at(1_000)), 2 * RTT_NS);
+        assert_eq!(common(&mut controller, at(2_000)), 4 * RTT_NS);
+        for i in 1..=u64::from(QUIET_EVENTS) {
+            close(&mut controller, at(3_000 + i), 1, false);
+            close(&mut controller, at(3_000 + i), 1, false);
+        }
+        assert_eq!(controller.nanos(), 2 * RTT_NS, "one request, one loss");
+        controller.pass(at(2_000).plus_nanos(QUIET_NS), RTT_NS);
+        controller.pass(at(2_000).plus_nanos(2 * QUIET_NS), RTT_NS);
+        assert_eq!(controller.nanos(), RTT_NS);
+        controller.pass(at(2_000).plus_nanos(TRUST_NS), RTT_NS);
         assert_eq!(controller.nanos(), 0);
-        assert_eq!(common(&mut controller, &mut now), RTT_NS);
-        controller.pass(now.plus_nanos(QUIET_NS));
-        assert_eq!(controller.nanos(), RTT_NS / 2);
+    }
+
+    #[test]
+    fn is_given_up_when_as_many_have_waited_as_a_common_loss_would_bring() {
+        let mut controller = Controller::new(Backoff::Adaptive);
+        common(&mut controller, at(0));
+        for i in 1..500 {
+            close(&mut controller, at(i), 1, false);
+        }
+        close(&mut controller, at(500), 8, true);
+        for i in 501..1_000 {
+            close(&mut controller, at(i), 1, false);
+        }
+        assert_eq!(controller.nanos(), RTT_NS, "a common loss begins it anew");
+        close(&mut controller, at(1_000), 1, false);
+        assert_eq!(controller.nanos(), 0);
     }
 
     #[test]
     fn few_duplicates_change_nothing_and_keep_what_there_is() {
         let mut controller = Controller::new(Backoff::Adaptive);
-        let now = Timestamp::from_nanos(10_000_000);
+        let now = at(0);
         for askers in 1..=NACKS_PER_EVENT_MAX {
-            assert!(!controller.asked(now, askers, RTT_NS));
+            assert!(!controller.asked(now, (askers, now), RTT_NS));
         }
         assert!(!controller.is_raised());
-        assert!(controller.asked(now, NACKS_PER_EVENT_MAX + 1, RTT_NS));
-        for _ in 0..100 {
-            controller.closed(now, 2, now);
+        common(&mut controller, now);
+        common(&mut controller, at(1_000));
+        for i in 0..90 {
+            close(&mut controller, at(2_000 + i), QUIET_ASKS + 1, false);
         }
-        assert_eq!(controller.nanos(), RTT_NS);
+        assert_eq!(controller.nanos(), 2 * RTT_NS);
     }
 
     /// research figure: with 1,000 receivers a lone loser waits 0.874 T on average, and the first of 1,000 about 0.01 T to

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::Timestamp;
-use crate::wire::{GroupId, SeqRange, SourceId, StreamId};
+use crate::wire::{SeqRange, SourceId, StreamId};
 
 use super::ledger::{Ledger, Subnet};
 use super::tuning::{ASKERS_MAX, EVENTS_MAX};
@@ -38,11 +38,26 @@ impl Blame {
 struct Watched {
     stream: StreamId,
     numbers: SeqRange,
+    begun: Timestamp,
     until: Timestamp,
     /// The first of those who asked.
     askers: [SourceId; ASKERS_MAX],
     /// Those who asked, named or not.
     count: usize,
+    /// Shards that the first asked for, where parity was asked for, and how many asked for as many.
+    shards: Option<u8>,
+    alike: usize,
+}
+
+/// What one receiver asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) station: SourceId,
+    pub(super) stream: StreamId,
+    /// The numbers it lacks; of a block that it asked parity for, all.
+    pub(super) numbers: SeqRange,
+    /// How many shards it asked for, where it asked for parity.
+    pub(super) shards: Option<u8>,
 }
 
 impl Watched {
@@ -70,15 +85,20 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// `station` asks for `numbers`; how many have asked for this loss by now, if it is the first time that this one does.
+    /// A receiver asks; how many have asked for this loss by now, and since when, if it is the first time that
+    /// this one does.
     pub(super) fn ask(
         &mut self,
         now: Timestamp,
         window_ns: u64,
-        station: SourceId,
-        stream: StreamId,
-        numbers: SeqRange,
-    ) -> Option<usize> {
+        asked: Asked,
+    ) -> Option<(usize, Timestamp)> {
+        let Asked {
+            station,
+            stream,
+            numbers,
+            shards,
+        } = asked;
         let known = self.watched.iter_mut().find(|watched| {
             let overlaps = watched.numbers.intersect(numbers).is_some();
             watched.stream == stream && overlaps && now < watched.until
@@ -87,11 +107,14 @@ impl Losses {
             self.watched.push_back(Watched {
                 stream,
                 numbers,
+                begun: now,
                 until: now.plus_nanos(window_ns),
                 askers: [station; ASKERS_MAX],
                 count: 1,
+                shards,
+                alike: 1,
             });
-            return Some(1);
+            return Some((1, now));
         };
         let first = watched.numbers.first().min(numbers.first());
         let end = watched.numbers.end().max(numbers.end());
@@ -103,7 +126,8 @@ impl Losses {
             *place = station;
         }
         watched.count += 1;
-        Some(watched.count)
+        watched.alike += usize::from(watched.shards == shards);
+        Some((watched.count, watched.begun))
     }
 
     /// The oldest loss, once it is over or room is needed. `voices` are those who would have asked at once.
@@ -122,15 +146,15 @@ impl Losses {
         };
         Some(Closed {
             stream: watched.stream,
-            blame: blame(now, &watched, ledger, scouts),
+            blame: blame(&watched, ledger, scouts),
             askers: watched.count,
             until: watched.until,
         })
     }
 
-    /// The group of the oldest.
-    pub(super) fn front_group(&self) -> Option<GroupId> {
-        self.watched.front().map(|watched| watched.stream.group())
+    /// The stream of the oldest.
+    pub(super) fn front_stream(&self) -> Option<StreamId> {
+        self.watched.front().map(|watched| watched.stream)
     }
 
     /// When the oldest is over.
@@ -143,18 +167,23 @@ impl Losses {
 
 /// Where a loss was, from who asked of those who could be expected to (R-BLAME-2): the scouts while a back-off keeps the
 /// others quiet, else everybody.
-fn blame(now: Timestamp, watched: &Watched, ledger: &Ledger, scouts: &[SourceId]) -> Blame {
+fn blame(watched: &Watched, ledger: &Ledger, scouts: &[SourceId]) -> Blame {
     if watched.count == 1 {
         return Blame::Edge(watched.askers[0]);
     }
+    // Of a block each lacks what it lost itself: many lack something without having lost it together. A loss in common
+    // makes them lack equally many.
+    if watched.shards.is_some() && 4 * watched.alike < 3 * watched.count {
+        return Blame::Scattered;
+    }
     // Per subnet: those who could be expected to ask, and those who did.
     let mut subnets = BTreeMap::<Subnet, (usize, usize)>::new();
-    for (station, account) in ledger.live(now) {
+    for (station, account) in ledger.voices() {
         if scouts.is_empty() || scouts.contains(&station) {
             subnets.entry(account.subnet()).or_default().0 += 1;
         }
     }
-    for (station, account) in ledger.live(now) {
+    for (station, account) in ledger.voices() {
         let has_asked = watched.askers().contains(&station);
         if has_asked && (scouts.is_empty() || scouts.contains(&station)) {
             subnets.entry(account.subnet()).or_default().1 += 1;
@@ -182,7 +211,7 @@ fn blame(now: Timestamp, watched: &Watched, ledger: &Ledger, scouts: &[SourceId]
 mod tests {
     use super::*;
     use crate::proto::config::Rate;
-    use crate::wire::{Lane, SeqNo};
+    use crate::wire::{GroupId, Lane, SeqNo};
     use std::net::SocketAddr;
 
     const NOW: Timestamp = Timestamp::from_nanos(1);
@@ -198,10 +227,9 @@ mod tests {
     }
 
     fn blame_of(askers: impl IntoIterator<Item = u64>, scouts: &[u64]) -> (Blame, usize) {
-        let stream = StreamId::new(GroupId(1), Lane::Routine);
         let mut losses = Losses::default();
         for asker in askers {
-            losses.ask(NOW, 1_000, SourceId(asker), stream, SeqRange::one(SeqNo(7)));
+            losses.ask(NOW, 1_000, asked(asker, 7, 8));
         }
         let scouts: Vec<_> = scouts.iter().copied().map(SourceId).collect();
         let later = NOW.plus_nanos(1_000);
@@ -229,26 +257,46 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_common_where_all_lack_as_much() {
+        let blame = |shards: fn(u64) -> u8| {
+            let mut losses = Losses::default();
+            for asker in 0..40 {
+                let block = Asked {
+                    shards: Some(shards(asker)),
+                    ..asked(asker, 0, 64)
+                };
+                losses.ask(NOW, 1_000, block);
+            }
+            let later = NOW.plus_nanos(1_000);
+            losses.close(later, &ledger(), &[]).unwrap().blame
+        };
+        assert_eq!(blame(|_| 3), Blame::Source);
+        assert_eq!(
+            blame(|asker| if asker < 20 { 1 } else { 2 }),
+            Blame::Scattered
+        );
+    }
+
+    #[test]
     fn other_numbers_are_another_loss() {
-        let stream = StreamId::new(GroupId(1), Lane::Routine);
         let mut losses = Losses::default();
-        let range = |first, end| SeqRange::new(SeqNo(first), SeqNo(end)).unwrap();
-        assert_eq!(
-            losses.ask(NOW, 9, SourceId(1), stream, range(0, 5)),
-            Some(1)
-        );
-        assert_eq!(
-            losses.ask(NOW, 9, SourceId(2), stream, range(4, 9)),
-            Some(2)
-        );
-        assert_eq!(
-            losses.ask(NOW, 9, SourceId(3), stream, range(8, 9)),
-            Some(3),
-            "the run has grown"
-        );
-        assert_eq!(
-            losses.ask(NOW, 9, SourceId(3), stream, range(9, 10)),
-            Some(1)
-        );
+        let mut ask = |asker, first, end| {
+            losses
+                .ask(NOW, 9, asked(asker, first, end))
+                .map(|(askers, _)| askers)
+        };
+        assert_eq!(ask(1, 0, 5), Some(1));
+        assert_eq!(ask(2, 4, 9), Some(2));
+        assert_eq!(ask(3, 8, 9), Some(3), "the run has grown");
+        assert_eq!(ask(3, 9, 10), Some(1));
+    }
+
+    fn asked(station: u64, first: u64, end: u64) -> Asked {
+        Asked {
+            station: SourceId(station),
+            stream: StreamId::new(GroupId(1), Lane::Routine),
+            numbers: SeqRange::new(SeqNo(first), SeqNo(end)).unwrap(),
+            shards: None,
+        }
     }
 }

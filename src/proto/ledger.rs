@@ -166,6 +166,8 @@ pub(super) struct Ledger {
     strangers: Bucket,
     /// Reports and NACKs of receivers for whom there was no account.
     pub(super) unbooked: u64,
+    /// When anybody was heard last.
+    heard: Timestamp,
 }
 
 /// A bucket that counts NACKs instead of bytes.
@@ -185,6 +187,7 @@ impl Ledger {
             subnet_losses: BTreeMap::new(),
             strangers: nack_bucket(),
             unbooked: 0,
+            heard: Timestamp::ZERO,
         }
     }
 
@@ -198,6 +201,11 @@ impl Ledger {
     pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = (SourceId, &Account)> {
         self.accounts()
             .filter(move |(_, account)| now.nanos_since(account.heard) < LIVE_NS)
+    }
+
+    /// Those who could be expected to ask: heard lately, or about when the last was heard, since a quiet floor says nothing.
+    pub(super) fn voices(&self) -> impl Iterator<Item = (SourceId, &Account)> {
+        self.live(self.heard)
     }
 
     /// Where a receiver sends from.
@@ -349,6 +357,7 @@ impl Ledger {
             };
             self.accounts.insert(station, account);
         }
+        self.heard = now;
         let account = self.accounts.get_mut(&station)?;
         account.heard = now;
         account.from = from;
@@ -454,7 +463,7 @@ impl Ledger {
         }
         self.recent_total = total;
         let mut candidates: Vec<_> = self
-            .live(now)
+            .voices()
             .filter(|(station, account)| {
                 let listens = account.marks.keys().any(|stream| stream.group() == group);
                 let is_behind = account.marks.values().any(|mark| mark.is_behind);
@@ -544,9 +553,16 @@ mod tests {
         );
         assert_eq!(ledger.choose_scouts(NOW, GroupId(1), 100).len(), 39);
         let later = NOW.plus_nanos(20 * FADE_NS);
-        assert!(
-            ledger.choose_scouts(later, GroupId(1), 8).is_empty(),
-            "nobody heard lately"
+        assert_eq!(
+            ledger.choose_scouts(later, GroupId(1), 8).len(),
+            8,
+            "nobody said anything"
+        );
+        ledger.open(later, SourceId(7), address(7));
+        assert_eq!(
+            ledger.choose_scouts(later, GroupId(1), 8),
+            [SourceId(7)],
+            "the others were silent while one was heard"
         );
     }
 

@@ -161,13 +161,21 @@ pub(super) struct Publication {
     again: SeqNo,
     heartbeat_due: Timestamp,
     heartbeat_gap_ns: u64,
-    heartbeat_sent: Timestamp,
+    /// The first data since the last heartbeat.
+    steady_since: Option<Timestamp>,
+    /// The longest that receivers may wait before they ask.
+    pub(super) backoff: QuantDuration,
     /// How many closing heartbeats have been sent; `None` while open.
     closing: Option<usize>,
 }
 
 impl Publication {
-    pub(super) fn new(stream: StreamId, tuning: Tuning, now: Timestamp) -> Self {
+    pub(super) fn new(
+        stream: StreamId,
+        tuning: Tuning,
+        backoff: QuantDuration,
+        now: Timestamp,
+    ) -> Self {
         let is_coded = stream.lane() == Lane::Bulk && tuning.fec != Fec::Off;
         Self {
             stream,
@@ -189,7 +197,8 @@ impl Publication {
             repairs: VecDeque::new(),
             heartbeat_due: Timestamp::FAR_FUTURE,
             heartbeat_gap_ns: tuning.heartbeat_first_ns,
-            heartbeat_sent: now,
+            steady_since: None,
+            backoff,
             closing: None,
         }
     }
@@ -230,10 +239,10 @@ impl Publication {
         !self.alone.is_empty() || self.has_parity_alone()
     }
 
-    pub(super) fn advert(&self, now: Timestamp, backoff: QuantDuration) -> Advert {
+    pub(super) fn advert(&self, now: Timestamp) -> Advert {
         Advert {
             trail: self.trail,
-            backoff,
+            backoff: self.backoff,
             age: self.age(now),
             is_coded: self.is_coded(),
         }
@@ -242,7 +251,6 @@ impl Publication {
     pub(super) fn heartbeat(
         &self,
         now: Timestamp,
-        backoff: QuantDuration,
         grtt: QuantDuration,
         group_size: QuantCount,
     ) -> Heartbeat {
@@ -251,7 +259,7 @@ impl Publication {
             clock_us: now.as_wire_micros(),
             next: self.unsent,
             trail: self.trail,
-            backoff,
+            backoff: self.backoff,
             grtt,
             group_size,
             age: self.age(now),
@@ -457,10 +465,9 @@ impl Publication {
         let first_ns = self.tuning.heartbeat_first_ns;
         self.heartbeat_gap_ns = first_ns;
         let soon = now.plus_nanos(first_ns);
+        let since = *self.steady_since.get_or_insert(now);
         self.heartbeat_due = match self.closing {
-            None => soon
-                .min(self.heartbeat_sent.plus_nanos(HEARTBEAT_STEADY_NS))
-                .max(now),
+            None => soon.min(since.plus_nanos(HEARTBEAT_STEADY_NS)).max(now),
             Some(_) if self.has_unsent() => Timestamp::FAR_FUTURE,
             Some(_) => now,
         };
@@ -815,7 +822,7 @@ impl Publication {
 
     /// A heartbeat has been sent: the next one follows after twice the time (R-HB-2).
     pub(super) fn mark_heartbeat(&mut self, now: Timestamp) {
-        self.heartbeat_sent = now;
+        self.steady_since = None;
         match &mut self.closing {
             Some(sent) => {
                 *sent += 1;
@@ -898,6 +905,7 @@ mod tests {
         let mut publication = Publication::new(
             StreamId::new(GroupId(1), Lane::Routine),
             Tuning::RECOMMENDED,
+            QuantDuration::default(),
             Timestamp::ZERO,
         );
         for _ in 0..sent {
@@ -989,7 +997,12 @@ mod tests {
     #[test]
     fn a_coded_stream_lets_whole_blocks_go() {
         let stream = StreamId::new(GroupId(1), Lane::Bulk);
-        let mut publication = Publication::new(stream, Tuning::RECOMMENDED, Timestamp::ZERO);
+        let mut publication = Publication::new(
+            stream,
+            Tuning::RECOMMENDED,
+            QuantDuration::default(),
+            Timestamp::ZERO,
+        );
         for sent in 0..3_000_u64 {
             publication
                 .publish(Bytes::from_static(b"x"), Terms::default(), &config())

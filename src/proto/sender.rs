@@ -8,12 +8,11 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    Advert, BLOCK_LEN, DatagramWriter, GroupId, Lane, Nack, Need, Pace, Parity, QuantCount,
-    QuantDuration, Report, Segment, Sending, SeqNo, SeqRange, SessionId, SkipReason, SourceId,
-    Squelch, StreamId,
+    Advert, BLOCK_LEN, DatagramWriter, GroupId, Lane, Nack, Need, Pace, Parity, QuantCount, Report,
+    Segment, Sending, SeqNo, SeqRange, SessionId, SkipReason, SourceId, Squelch, StreamId,
 };
 
-use super::blame::{Blame, Losses};
+use super::blame::{Asked, Blame, Losses};
 use super::config::{Config, Rate};
 use super::flow::{PaceChange, Pacing};
 use super::grtt::Grtt;
@@ -28,6 +27,7 @@ use super::transmit::{Destination, Identity, TransmitBatch};
 use super::tuning::{
     BURST_BYTES, COPY_BURST_BYTES, COPY_BYTES_MAX, COPY_RATE_SHARE, LOSS_LEN_MAX,
     NUMBERS_PER_NACK_MAX, NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning,
+    UNITS_PER_BLOCK,
 };
 use super::{Discard, Stats, backoff};
 
@@ -78,7 +78,7 @@ pub(super) struct Sender {
     grtt: Grtt,
     ledger: Ledger,
     losses: Losses,
-    backoff: backoff::Controller,
+    backoffs: backoff::Controllers,
     scouts: BTreeMap<GroupId, Scouts>,
     group_size: u64,
     pace_told: VecDeque<(SocketAddr, Pace)>,
@@ -117,7 +117,7 @@ impl Sender {
             grtt: Grtt::new(),
             ledger: Ledger::new(config.repair_rate),
             losses: Losses::default(),
-            backoff: backoff::Controller::new(config.tuning.backoff),
+            backoffs: backoff::Controllers::new(config.tuning.backoff),
             scouts: BTreeMap::new(),
             group_size: config.group_size.get(),
             pace_told: VecDeque::new(),
@@ -170,10 +170,10 @@ impl Sender {
     ) -> Result<SeqRange, PublishError> {
         self.accepts(&[stream], payload.len(), config)?;
         let len = payload.len();
-        let publication = self
-            .publications
-            .entry(stream)
-            .or_insert_with(|| Publication::new(stream, config.tuning, now));
+        let publication = self.publications.entry(stream).or_insert_with(|| {
+            let backoff = self.backoffs.of(stream.lane()).quantized();
+            Publication::new(stream, config.tuning, backoff, now)
+        });
         let published = publication
             .publish(payload, terms, config)
             .map_err(|full| full.for_message(len))?;
@@ -210,7 +210,8 @@ impl Sender {
     }
 
     pub(super) fn backoff_ns(&self) -> u64 {
-        self.backoff.nanos()
+        let lanes = Lane::ALL.map(|lane| self.backoffs.of(lane).nanos());
+        lanes.into_iter().max().unwrap_or(0)
     }
 
     pub(super) const fn rate(&self) -> Rate {
@@ -253,7 +254,8 @@ impl Sender {
     ) -> Result<Answer, Discard> {
         let numbers: u64 = nack.ranges().map(SeqRange::len).sum();
         let numbers = numbers.min(NUMBERS_PER_NACK_MAX);
-        let asker = self.admit(now, from, station, nack.stream, numbers, out)?;
+        let units = 1 + numbers / NUMBERS_PER_NACK_UNIT;
+        let asker = self.admit(now, from, station, nack.stream, units, out)?;
         if let Some(echo) = nack.echo {
             self.grtt.observe(now, echo);
         }
@@ -269,7 +271,7 @@ impl Sender {
         let is_telling = !asker.is_alone && !asker.is_lossy && outcome.skipped[0].is_none();
         for range in nack.ranges().take(RANGES_WATCHED_MAX) {
             if range.first() < sent && is_telling {
-                self.watch(now, station, nack.stream, range, out);
+                self.watch(now, station, nack.stream, (range, None), out);
             }
         }
         Ok(self.conclude(now, station, nack.stream, &outcome, out))
@@ -284,9 +286,9 @@ impl Sender {
         need: &Need<'_>,
         out: &mut Output,
     ) -> Result<Answer, Discard> {
-        let blocks = need.blocks().take(BLOCKS_PER_NEED_MAX);
-        let shards = blocks.map(|need| u64::from(need.shards)).sum();
-        let asker = self.admit(now, from, station, need.stream, shards, out)?;
+        let blocks = need.blocks().take(BLOCKS_PER_NEED_MAX).count() as u64;
+        let units = blocks * UNITS_PER_BLOCK;
+        let asker = self.admit(now, from, station, need.stream, units, out)?;
         if let Some(echo) = need.echo {
             self.grtt.observe(now, echo);
         }
@@ -309,7 +311,7 @@ impl Sender {
             if block.block.first < sent && is_telling {
                 let range = SeqRange::new(block.block.first, block.block.first.plus(BLOCK_LEN));
                 let range = range.unwrap_or(SeqRange::one(block.block.first));
-                self.watch(now, station, need.stream, range, out);
+                self.watch(now, station, need.stream, (range, Some(block.shards)), out);
             }
         }
         Ok(self.conclude(now, station, need.stream, &outcome, out))
@@ -322,14 +324,13 @@ impl Sender {
         from: SocketAddr,
         station: SourceId,
         stream: StreamId,
-        numbers: u64,
+        units: u64,
         out: &mut Output,
     ) -> Result<Asker, Discard> {
         if !self.publications.contains_key(&stream) {
             return Err(Discard::NotOurs);
         }
         out.stats.nacks_received += 1;
-        let units = 1 + numbers / NUMBERS_PER_NACK_UNIT;
         let verdict = self.ledger.judge(now, station, from, stream, units);
         if verdict == Verdict::Refused {
             out.stats.nacks_refused += 1;
@@ -343,7 +344,7 @@ impl Sender {
         Ok(Asker {
             from,
             is_alone,
-            is_for_all: self.backoff.is_raised() && !is_lossy && !is_alone,
+            is_for_all: self.backoffs.of(stream.lane()).is_raised() && !is_lossy && !is_alone,
             is_lossy,
         })
     }
@@ -354,17 +355,25 @@ impl Sender {
         now: Timestamp,
         station: SourceId,
         stream: StreamId,
-        range: SeqRange,
+        (range, shards): (SeqRange, Option<u8>),
         out: &mut Output,
     ) {
-        let window_ns = self.hold_off_ns() + self.backoff.nanos() + self.grtt.nanos();
+        let grtt_ns = self.grtt.nanos();
+        let backoff = self.backoffs.of_mut(stream.lane());
+        let window_ns = hold_off_ns(grtt_ns, &self.tuning) + backoff.nanos() + grtt_ns;
         let end = range.end().min(range.first().plus(LOSS_LEN_MAX));
         let range = SeqRange::new(range.first(), end).unwrap_or(range);
-        let askers = self.losses.ask(now, window_ns, station, stream, range);
-        let grtt_ns = self.grtt.nanos();
-        if askers.is_some_and(|askers| self.backoff.asked(now, askers, grtt_ns)) {
+        let asked = Asked {
+            station,
+            stream,
+            numbers: range,
+            shards,
+        };
+        let askers = self.losses.ask(now, window_ns, asked);
+        if askers.is_some_and(|askers| backoff.asked(now, askers, grtt_ns)) {
             out.stats.backoff_raised += 1;
             self.scouts.clear();
+            self.tell_backoff();
             // What has changed is of use to the next loss: it should be known by then.
             for publication in self.publications.values_mut() {
                 publication.hurry_heartbeat(now);
@@ -409,18 +418,26 @@ impl Sender {
 
     /// Judges the losses that nobody asks for any more.
     fn judge_losses(&mut self, now: Timestamp, out: &mut Output) {
-        let is_raised = self.backoff.is_raised();
+        let grtt_ns = self.grtt.nanos();
         loop {
+            let is_raised = |lane| self.backoffs.of(lane).is_raised();
             let voices = self
                 .losses
-                .front_group()
-                .filter(|_| is_raised)
-                .and_then(|group| self.scouts.get(&group))
+                .front_stream()
+                .filter(|stream| is_raised(stream.lane()))
+                .and_then(|stream| self.scouts.get(&stream.group()))
                 .map_or(&[][..], |scouts| scouts.ids.as_slice());
             let Some(closed) = self.losses.close(now, &self.ledger, voices) else {
-                return;
+                break;
             };
-            self.backoff.closed(now, closed.askers, closed.until);
+            let over = backoff::Over {
+                askers: closed.askers,
+                is_common: matches!(closed.blame, Blame::Source | Blame::Subnet(_)),
+                until: closed.until,
+            };
+            let backoff = self.backoffs.of_mut(closed.stream.lane());
+            backoff.closed(now, over, self.group_size, grtt_ns);
+            self.tell_backoff();
             let counter = match closed.blame {
                 Blame::Edge(_) => &mut out.stats.losses_edge,
                 Blame::Subnet(_) => &mut out.stats.losses_segment,
@@ -434,6 +451,14 @@ impl Sender {
                 blame: closed.blame,
                 askers: closed.askers,
             });
+        }
+    }
+
+    /// Each stream advertises what its lane has learnt.
+    fn tell_backoff(&mut self) {
+        for publication in self.publications.values_mut() {
+            let lane = publication.stream.lane();
+            publication.backoff = self.backoffs.of(lane).quantized();
         }
     }
 
@@ -486,8 +511,10 @@ impl Sender {
             }
         }
         out.stats.accounts_unbooked = self.ledger.unbooked;
+        if self.backoffs.pass(now, self.grtt.nanos()) {
+            self.tell_backoff();
+        }
         self.judge_losses(now, out);
-        self.backoff.pass(now);
         if self.pacing.look_due() <= now {
             self.look_at_pace(now, out);
         }
@@ -586,7 +613,6 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let backoff = self.backoff.quantized();
         let has = |publication: &mut Publication| {
             publication.stream.lane() == lane
                 && publication.repairs_due() <= now
@@ -599,7 +625,7 @@ impl Sender {
             let bytes = batch.write(to, identity, |writer| {
                 while let Some((seq, also_to)) = publication.peek_repair()
                     && also_to == to
-                    && write_segment(writer, publication, seq, backoff, now, Sending::Repair)
+                    && write_segment(writer, publication, seq, now, Sending::Repair)
                 {
                     publication.mark_repaired(now);
                     repaired += 1;
@@ -623,7 +649,6 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let backoff = self.backoff.quantized();
         let has = |publication: &mut Publication| publication.peek_alone().is_some();
         if let Some(publication) = most_urgent(&mut self.publications, has)
             && let Some((_, to)) = publication.peek_alone()
@@ -631,7 +656,7 @@ impl Sender {
             let bytes = batch.write(to, identity, |writer| {
                 while let Some((seq, also_to)) = publication.peek_alone()
                     && also_to == to
-                    && write_segment(writer, publication, seq, backoff, now, Sending::Repair)
+                    && write_segment(writer, publication, seq, now, Sending::Repair)
                 {
                     publication.mark_alone(now);
                     stats.repairs_sent += 1;
@@ -652,13 +677,12 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let backoff = self.backoff.quantized();
         let has = |publication: &mut Publication| {
             publication.stream.lane() == lane && publication.has_parity()
         };
         if let Some(publication) = most_urgent(&mut self.publications, has) {
             let stream = publication.stream;
-            let advert = publication.advert(now, backoff);
+            let advert = publication.advert(now);
             let Some((block, index, shard)) = publication.peek_parity() else {
                 publication.drop_parity();
                 return false;
@@ -689,13 +713,12 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let backoff = self.backoff.quantized();
         let has = |publication: &mut Publication| publication.has_parity_alone();
         let Some(publication) = most_urgent(&mut self.publications, has) else {
             return false;
         };
         let stream = publication.stream;
-        let advert = publication.advert(now, backoff);
+        let advert = publication.advert(now);
         let Some((to, block, index, shard)) = publication.peek_parity_alone() else {
             publication.mark_parity_alone(now);
             return false;
@@ -746,7 +769,6 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let backoff = self.backoff.quantized();
         let is_due = |publication: &&mut Publication| {
             publication.peek_again().is_some_and(|(_, at, _)| at <= now)
         };
@@ -757,7 +779,7 @@ impl Sender {
         let bytes = batch.write(to, identity, |writer| {
             while let Some((seq, at, _)) = publication.peek_again()
                 && at <= now
-                && write_segment(writer, publication, seq, backoff, now, Sending::Copy)
+                && write_segment(writer, publication, seq, now, Sending::Copy)
             {
                 publication.mark_again(seq);
                 stats.copies_sent += 1;
@@ -779,7 +801,6 @@ impl Sender {
         let Some(group) = self.next_group(now) else {
             return false;
         };
-        let backoff = self.backoff.quantized();
         let (publications, pacing, copies) =
             (&mut self.publications, &self.pacing, &mut self.copies);
         let mut segments = 0;
@@ -792,7 +813,7 @@ impl Sender {
                     continue;
                 }
                 let (first, tail) = (publication.unsent(), publication.tail(now));
-                let advert = publication.advert(now, backoff);
+                let advert = publication.advert(now);
                 let mut is_full = false;
                 while let Some((seq, segment)) = publication.peek_unsent() {
                     is_full =
@@ -852,16 +873,12 @@ impl Sender {
             return false;
         };
         let group = first.stream.group();
-        let has_scouts = self.backoff.is_raised();
+        let has_scouts = self.backoffs.is_raised();
         if has_scouts {
             self.name_scouts(now, group);
         }
         let told_size = self.tuning.group_size.unwrap_or(self.group_size);
-        let (grtt, group_size, backoff) = (
-            self.grtt.quantized(),
-            QuantCount::at_least(told_size),
-            self.backoff.quantized(),
-        );
+        let (grtt, group_size) = (self.grtt.quantized(), QuantCount::at_least(told_size));
         let (publications, scouts, copies) = (
             &mut self.publications,
             self.scouts.get(&group),
@@ -876,7 +893,7 @@ impl Sender {
                 if publication.heartbeat_due() > now {
                     continue;
                 }
-                let heartbeat = publication.heartbeat(now, backoff, grtt, group_size);
+                let heartbeat = publication.heartbeat(now, grtt, group_size);
                 if !writer.heartbeat(&heartbeat) {
                     return;
                 }
@@ -892,7 +909,7 @@ impl Sender {
                 .filter(|&lane| is_beating[lane as usize])
             {
                 if let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) {
-                    let (tail, advert) = (publication.tail(now), publication.advert(now, backoff));
+                    let (tail, advert) = (publication.tail(now), publication.advert(now));
                     stats.copies_sent +=
                         write_tail(writer, publication, tail, copies, now, &advert);
                 }
@@ -901,10 +918,14 @@ impl Sender {
         bytes > 0
     }
 
-    /// How long a repair answers for (R-HOLD-1): max(1.5 * GRTT, 0.5 ms).
     fn hold_off_ns(&self) -> u64 {
-        (self.grtt.nanos() * 3 / 2).max(self.tuning.hold_off_min_ns)
+        hold_off_ns(self.grtt.nanos(), &self.tuning)
     }
+}
+
+/// How long a repair answers for (R-HOLD-1): max(1.5 * GRTT, 0.5 ms).
+fn hold_off_ns(grtt_ns: u64, tuning: &Tuning) -> u64 {
+    (grtt_ns * 3 / 2).max(tuning.hold_off_min_ns)
 }
 
 /// The stream of the most urgent lane that `has` something to send.
@@ -925,11 +946,10 @@ fn write_segment(
     writer: &mut DatagramWriter<'_>,
     publication: &Publication,
     seq: SeqNo,
-    backoff: QuantDuration,
     now: Timestamp,
     sending: Sending,
 ) -> bool {
-    let advert = publication.advert(now, backoff);
+    let advert = publication.advert(now);
     publication
         .segment(seq)
         .is_some_and(|segment| writer.segment(publication.stream, seq, &advert, sending, &segment))

@@ -114,10 +114,16 @@ pub(super) const BACKOFF_MAX_NS: u64 = 100_000_000;
 /// NACKs for one loss that a source bears without raising the back-off: a handful costs it less than a lone loser's wait
 /// costs the floor (R-BACK-3).
 pub(super) const NACKS_PER_EVENT_MAX: usize = 10;
-/// Losses in a row that only one receiver asked for before the back-off is halved (R-BACK-3).
+/// Losses after which the back-off is thought over (R-BACK-3).
 pub(super) const QUIET_EVENTS: u8 = 8;
+/// Of those, so many asked for each on average, or fewer: it is halved. Half the back-off brings twice the requests at
+/// most, which is well below [`NACKS_PER_EVENT_MAX`] still.
+pub(super) const QUIET_ASKS: usize = 3;
 /// Time without any common loss after which the back-off is halved too.
 pub(super) const QUIET_NS: u64 = 5_000_000_000;
+/// And after which it is given up altogether, and the scouts with it: what a floor loses in common once in some minutes
+/// (a trunk that flaps, an IGMP querier that has moved) it loses again.
+pub(super) const TRUST_NS: u64 = 600_000_000_000;
 /// Receivers from which on scouts are named: below, everybody may ask at once.
 pub(super) const SCOUTS_FROM: u64 = 16;
 /// What the others wait beside their draw, in quarters of GRTT: long enough for a repair that a scout asked for to be
@@ -163,6 +169,8 @@ pub(super) const NACKS_PER_RECEIVER_PER_S: u64 = ANSWER_RATE / 80;
 pub(super) const NACK_BURST: u64 = 512;
 /// Numbers of a NACK that count as one NACK more: asking for many is work, too.
 pub(super) const NUMBERS_PER_NACK_UNIT: u64 = 64;
+/// What a request for parity counts for each block that it names, as NACKs: the block may have to be encoded for it.
+pub(super) const UNITS_PER_BLOCK: u64 = 8;
 /// The share of the repair rate that one receiver may draw before it has to stand back: one part in so many (R-BUDGET-2).
 /// What nobody else wants it gets all the same.
 pub(super) const REPAIR_SHARE_MAX: u64 = 16;
