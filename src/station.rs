@@ -11,7 +11,8 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::notice::{
-    Inbox, Notice, NoticeError, NoticeId, Outgoing, Receipts, Received, Roster, RosterConfig, Tally,
+    Inbox, Notice, NoticeError, NoticeId, OPAQUE, Outgoing, Receipts, Received, Roster,
+    RosterConfig, Tally,
 };
 use crate::proto::{
     Blame, Config, Delivery, Destination, Discard, EndReason, Endpoint, Event, Join, Origin,
@@ -76,7 +77,14 @@ pub enum StationEvent {
         /// Which.
         id: NoticeId,
     },
-    /// A message that is no notice.
+    /// A message that is meant to be no notice ([`OPAQUE`]).
+    Opaque {
+        /// Where it lay.
+        at: Placed,
+        /// All of it, its first byte included.
+        payload: Bytes,
+    },
+    /// A message that should be a notice, and is none.
     Unreadable {
         /// Where it lay.
         at: Placed,
@@ -293,6 +301,24 @@ impl Station {
                 .sent(now, notice.id, parts.clone(), self.expected.stations.len());
         }
         Ok(parts)
+    }
+
+    /// Publishes a message that is no notice: `payload` begins with [`OPAQUE`]. Nobody is asked for a receipt.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was published then.
+    pub fn publish(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        payload: Bytes,
+    ) -> Result<SeqRange, PublishError> {
+        self.endpoint.publish(now, stream, payload)
+    }
+
+    /// What the source should count on as the size of a stream's audience, where no roster tells it.
+    pub fn set_group_size(&mut self, receivers: u64) {
+        self.endpoint.set_group_size(receivers);
     }
 
     /// Asks the groups `via` who is on `group`.
@@ -536,6 +562,10 @@ impl Station {
             seqs: delivery.seqs,
             is_repaired: delivery.is_repaired,
         };
+        if delivery.payload.first() == Some(&OPAQUE) {
+            let payload = delivery.payload;
+            return StationEvent::Opaque { at, payload };
+        }
         match self.inbox.receive(delivery.payload, wall_ns) {
             Received::New(notice) => StationEvent::Notice {
                 at,

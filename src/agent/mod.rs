@@ -303,8 +303,9 @@ impl<'a> Show<'a> {
                 stream,
                 is_behind,
             } => self.pace_told(*origin, *stream, *is_behind),
-            // What concerns sources: an agent publishes nothing.
+            // What concerns sources, since an agent publishes nothing, and what is not for people.
             StationEvent::Again { .. }
+            | StationEvent::Opaque { .. }
             | StationEvent::Reported { .. }
             | StationEvent::LossJudged { .. }
             | StationEvent::PaceLeft { .. }
@@ -460,7 +461,9 @@ fn remember(state: &mut State, event: &StationEvent) {
             state.advance(at.origin, at.stream, at.seqs, false);
             state.show(notice.id);
         }
-        StationEvent::Again { at, .. } | StationEvent::Unreadable { at, .. } => {
+        StationEvent::Again { at, .. }
+        | StationEvent::Opaque { at, .. }
+        | StationEvent::Unreadable { at, .. } => {
             state.advance(at.origin, at.stream, at.seqs, false);
         }
         StationEvent::Lost {

@@ -94,6 +94,10 @@ records! {
     14 Events { wall_ns: u64, calls: u32, count: u64, hash: u64 }
     /// The hash of what the command before this record answered.
     15 Answered { hash: u64 }
+    /// `Station::publish`.
+    17 Publish { now: Timestamp, stream: StreamId, payload: Bytes }
+    /// `Station::set_group_size`.
+    18 GroupSize { receivers: u64 }
     /// The last: `missed` inputs were not recorded, because the file had reached its bound.
     16 End { missed: u64 }
 }
@@ -112,7 +116,9 @@ impl Record {
             | Self::Leave { .. }
             | Self::ExpectedLen { .. }
             | Self::IsReceivedByAll { .. }
-            | Self::Tally { .. } => true,
+            | Self::Tally { .. }
+            | Self::Publish { .. }
+            | Self::GroupSize { .. } => true,
             Self::Program { .. }
             | Self::Transmitted { .. }
             | Self::Events { .. }

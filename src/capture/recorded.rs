@@ -8,7 +8,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::notice::{Notice, NoticeId, Tally};
-use crate::proto::{Destination, Discard, Origin, Resume, TransmitBatch};
+use crate::proto::{Destination, Discard, Origin, PublishError, Resume, TransmitBatch};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{GroupId, Lane, SeqRange, StreamId};
@@ -89,6 +89,31 @@ impl Recorded {
             .station
             .broadcast(now, groups, lane, notice, supersedes);
         self.answered(answer)
+    }
+
+    /// [`Station::publish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        payload: Bytes,
+    ) -> Result<SeqRange, PublishError> {
+        self.record(|| Record::Publish {
+            now,
+            stream,
+            payload: payload.clone(),
+        });
+        let answer = self.station.publish(now, stream, payload);
+        self.answered(answer)
+    }
+
+    /// [`Station::set_group_size`].
+    pub fn set_group_size(&mut self, receivers: u64) {
+        self.record(|| Record::GroupSize { receivers });
+        self.station.set_group_size(receivers);
     }
 
     /// [`Station::call_roll`].

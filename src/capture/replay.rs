@@ -449,6 +449,15 @@ impl Replayed {
                 let answer = station.broadcast(now, &groups, lane, &notice, supersedes);
                 self.answer = Some(format!("{answer:?}"));
             }
+            Record::Publish {
+                now,
+                stream,
+                payload,
+            } => {
+                let answer = station.publish(now, stream, payload);
+                self.answer = Some(format!("{answer:?}"));
+            }
+            Record::GroupSize { receivers } => station.set_group_size(receivers),
             Record::CallRoll { now, group, via } => station.call_roll(now, group, &via),
             Record::Resume {
                 origin,
@@ -483,6 +492,7 @@ const fn time_of(record: &Record) -> Option<Timestamp> {
         | Record::Datagram { now, .. }
         | Record::Timeout { now }
         | Record::Broadcast { now, .. }
+        | Record::Publish { now, .. }
         | Record::CallRoll { now, .. }
         | Record::Leave { now }
         | Record::ExpectedLen { now }
@@ -492,6 +502,7 @@ const fn time_of(record: &Record) -> Option<Timestamp> {
         Record::Program { .. }
         | Record::Resume { .. }
         | Record::Remember { .. }
+        | Record::GroupSize { .. }
         | Record::Events { .. }
         | Record::Answered { .. }
         | Record::End { .. } => None,
@@ -520,6 +531,7 @@ impl Marks {
             }
             StationEvent::Notice { at, .. }
             | StationEvent::Again { at, .. }
+            | StationEvent::Opaque { at, .. }
             | StationEvent::Unreadable { at, .. } => self.advance(at.origin, at.stream, at.seqs),
             StationEvent::Lost {
                 origin,

@@ -103,6 +103,12 @@ fn talk(capture: Option<&Capture>, notices: u64) -> u64 {
             let groups = [ALL];
             let _ = stations[0].broadcast(now, &groups, Lane::Routine, &notice(ms / 3), None);
         }
+        if ms == 200 {
+            let bytes = bytes::Bytes::from_static(&[crate::notice::OPAQUE, 1, 2]);
+            let stream = StreamId::new(ALL, Lane::Emergency);
+            stations[0].publish(now, stream, bytes).unwrap();
+            stations[0].set_group_size(2);
+        }
         if ms == 390 {
             stations.iter_mut().for_each(|station| station.leave(now));
         }
@@ -214,6 +220,8 @@ fn a_replay_gives_the_same() {
         "ExpectedLen",
         "IsReceivedByAll",
         "Tally",
+        "Publish",
+        "GroupSize",
         "Transmitted",
         "Events",
         "Answered",

@@ -478,6 +478,11 @@ pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
             put_placed(at, to);
             format!("{error:?}").put(to);
         }
+        StationEvent::Opaque { at, payload } => {
+            to.push(15);
+            put_placed(at, to);
+            payload.put(to);
+        }
         StationEvent::Lost {
             origin,
             stream,

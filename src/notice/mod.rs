@@ -18,6 +18,8 @@ pub use roster::{Outgoing, REMEMBER_RECOMMENDED, Roster, RosterConfig, everybody
 
 /// The layout of a notice's bytes (R-NOTE-1).
 const LAYOUT: u8 = 1;
+/// First byte of a message that is no notice, but bytes that two programs understand between them: measurements.
+pub const OPAQUE: u8 = 0;
 const FLAG_CONFIRM: u8 = 0x01;
 const FIXED_BYTES: usize = 1 + 1 + 8 + 8 + 8 + 1;
 

@@ -248,6 +248,7 @@ impl Checker {
                 self.notice(node, at, notice.id, &notice.text)
             }
             StationEvent::Again { at, id } => self.again(node, at, *id),
+            StationEvent::Opaque { at, .. } => Err(format!("{at:?} is no notice")),
             StationEvent::Unreadable { error, .. } => Err(format!("a message that {error}")),
             StationEvent::Lost {
                 origin,
