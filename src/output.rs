@@ -341,7 +341,7 @@ pub struct ReceiverLine {
     pub name: String,
     /// Where it sends from.
     pub address: String,
-    /// Numbers that it found missing, repaired or not.
+    /// Numbers that it missed, whether they came after all or were given up; not those taken back.
     pub missed: u64,
     /// Losses that it alone asked for.
     pub edge_losses: u64,

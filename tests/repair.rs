@@ -280,6 +280,56 @@ fn a_long_run_of_superseded_messages_costs_one_round() {
     assert!(receiver.stats().nacks_sent <= 2);
 }
 
+/// A number that was missing and then taken back counted as missed, for good. Of three that are
+/// missing, one is taken back, one repaired and one given up.
+#[test]
+fn what_was_taken_back_is_not_missed() {
+    let (mut source, mut receiver) = (source(), receiver(2));
+    let mut now = START;
+    for i in 0..9 {
+        let terms = Terms {
+            expires: None,
+            supersedes: (i == 3 || i == 4).then_some(1),
+        };
+        // Too large for copies.
+        let payload = Bytes::from(vec![i; 1_000]);
+        source
+            .publish_under(now, stream(Lane::Routine), payload, terms)
+            .unwrap();
+        for (to, datagram) in drain(&mut source, now) {
+            let first = decode(&datagram).unwrap().messages().next().unwrap();
+            // That 3 was taken back is told to nobody but who asks.
+            let is_news = matches!((first, to), (Message::Skip(_), Destination::Group(_)));
+            let is_lost = matches!(first, Message::Data(_)) && matches!(i, 3 | 6 | 7);
+            if !is_news && !is_lost {
+                let _ = receiver.handle_datagram(now, address(1), datagram);
+            }
+        }
+        now = now.plus_nanos(1_000);
+    }
+    source.close(now);
+    while now < at(2_000_000_000) {
+        for (_, datagram) in drain(&mut source, now) {
+            let datagrams = decode(&datagram).unwrap();
+            let of_seven =
+                |message| matches!(message, Message::Data(data) if data.first == SeqNo(7));
+            if !datagrams.messages().any(of_seven) {
+                let _ = receiver.handle_datagram(now, address(1), datagram);
+            }
+        }
+        for (_, datagram) in drain(&mut receiver, now) {
+            let _ = source.handle_datagram(now, address(2), datagram);
+        }
+        receiver.handle_timeout(now);
+        let due = source.poll_timeout().min(receiver.poll_timeout());
+        now = due.max(now.plus_nanos(1));
+    }
+    let stats = receiver.stats();
+    assert_eq!((stats.segments_skipped, stats.segments_lost), (1, 1));
+    let account = source.receivers().next().unwrap();
+    assert_eq!(account.missed, 2, "{account:?}");
+}
+
 /// Whoever caught up after the last of the data stood back for ever.
 #[test]
 fn one_that_catches_up_after_the_end_is_back_in_pace() {

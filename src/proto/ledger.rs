@@ -64,7 +64,7 @@ pub(super) struct Mark {
     pub(super) is_behind: bool,
     /// What it missed was no longer to be had.
     pub(super) is_evicted: bool,
-    /// Numbers it found missing, as it reported.
+    /// Numbers it missed, as it reported.
     pub(super) missed: u32,
 }
 
@@ -84,7 +84,7 @@ pub struct ReceiverAccount {
     pub station: SourceId,
     /// Where it sends from.
     pub from: SocketAddr,
-    /// Numbers that it found missing, as it reported, repaired or not.
+    /// Numbers that it missed, as it reported, whether they came after all or were given up; not those taken back.
     pub missed: u64,
     /// Losses that it alone asked for.
     pub edge_losses: u64,
@@ -106,7 +106,7 @@ pub(super) struct Account {
     pub(super) from: SocketAddr,
     pub(super) heard: Timestamp,
     pub(super) marks: BTreeMap<StreamId, Mark>,
-    /// Numbers that it found missing, over all streams, as it reported.
+    /// Numbers that it missed, over all streams, as it reported.
     pub(super) missed: u64,
     pub(super) nacks: u64,
     /// Numbers that it asked for.

@@ -78,7 +78,9 @@ pub(super) struct Reception {
     blocks: Option<Box<Blocks>>,
     /// Where this life of the receiver began.
     began: SeqNo,
-    /// Numbers that were found missing, ever.
+    /// Numbers that came only after they had been found missing, and those given up, ever. Counted when that is certain and
+    /// not when the gap is found: what its source takes back was nobody's loss, and a count that has been told cannot be
+    /// taken back (R-REP-5).
     missed: u64,
     assembly: Option<Assembly>,
     /// The parts of the message on its way in, kept as they came and put together once, when it is whole.
@@ -172,7 +174,7 @@ impl Reception {
         self.window.bytes() + self.parts_cost + blocks
     }
 
-    /// Numbers that were found missing, as a report tells it: modulo 2^32.
+    /// Numbers that were missed, as a report tells it: modulo 2^32.
     pub(super) const fn missed(&self) -> u32 {
         #[expect(
             clippy::cast_possible_truncation,
@@ -236,9 +238,12 @@ impl Reception {
             self.answered = now;
         }
         match inserted {
-            Inserted::Kept => Ok(self.enter_block(now, seq, end, inserted, path, rng)),
+            Inserted::Kept => {
+                let was_missing = seq < end;
+                self.count_missed(u64::from(was_missing));
+                Ok(self.enter_block(now, seq, end, inserted, path, rng))
+            }
             Inserted::KeptBehindGap => {
-                self.missed += seq.since(end);
                 self.nack_due = self.nack_due.min(due);
                 Ok(self.enter_block(now, seq, end, inserted, path, rng))
             }
@@ -337,14 +342,12 @@ impl Reception {
         path: Path,
         rng: &mut Rng,
     ) -> bool {
-        let before = self.window.high_water();
-        if next <= before {
+        if next <= self.window.high_water() {
             return false;
         }
         let due = now.plus_nanos(self.wait_ns(next, path, rng));
         let shows_gap = self.window.extend(next, due);
         if shows_gap {
-            self.missed += self.window.high_water().since(before);
             self.nack_due = self.nack_due.min(due);
         }
         shows_gap
@@ -413,7 +416,10 @@ impl Reception {
                     }
                     self.take(seq, segment, origin, out);
                 }
-                Next::Lost(range) => self.pass_over(range, None, origin, out),
+                Next::Lost(range) => {
+                    self.count_missed(range.len());
+                    self.pass_over(range, None, origin, out);
+                }
                 Next::Skipped(range, why) => self.pass_over(range, Some(why), origin, out),
             }
         }
@@ -426,6 +432,11 @@ impl Reception {
         if !self.window.has_gaps() {
             self.nack_due = Timestamp::FAR_FUTURE;
         }
+    }
+
+    /// Wraps around, as it is told: a source may claim to have gone on by any number.
+    const fn count_missed(&mut self, numbers: u64) {
+        self.missed = self.missed.wrapping_add(numbers);
     }
 
     /// Numbers that will not come, and with them the message they were to go on with.

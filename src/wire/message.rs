@@ -454,7 +454,7 @@ pub struct Report<'a> {
     pub joined: SeqNo,
     /// The contiguous mark: one after the last number delivered or reported lost.
     pub through: SeqNo,
-    /// Numbers that the station found missing, repaired or not, modulo 2^32 (R-REP-5).
+    /// Numbers that the station missed, whether they came after all or were given up, modulo 2^32 (R-REP-5).
     pub missed: u32,
     lost: &'a [u8],
 }
