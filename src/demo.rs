@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::capture::{Capture, Recorded};
 use crate::net::{self, InterfaceKind, InterfaceSpec};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
-use crate::output::{Ending, Failure, LossSummary, PrintError, Printer, ReceiverLine};
+use crate::output::{Ending, Failure, LossLines, LossSummary, PrintError, Printer, ReceiverLine};
 use crate::proto::{self, Join, PublishError, Stats};
 use crate::rng::Rng;
 use crate::runtime::{
@@ -32,6 +32,8 @@ const GATHER: Duration = Duration::from_secs(30);
 const STALL: Duration = Duration::from_secs(20);
 /// Latencies up to this are kept apart in the histogram, nanoseconds; later ones count as this.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+/// The group that everybody is on.
+const GROUP: &str = "all";
 /// Room for the index that stands before each message's pattern.
 const INDEX_BYTES: usize = 16;
 
@@ -52,7 +54,7 @@ pub struct Options {
     pub seed: u64,
     /// Where the inputs of all stations are written down.
     pub capture: Option<Capture>,
-    /// One JSON object instead of lines for eyes.
+    /// JSON lines instead of lines for eyes.
     pub is_json: bool,
 }
 
@@ -91,6 +93,7 @@ pub struct Summary {
     repairs_multicast: u64,
     copies_sent: u64,
     losses: LossSummary,
+    losses_left_out: u64,
     receivers: Vec<ReceiverLine>,
     datagrams_sent: u64,
     datagrams_dropped: u64,
@@ -142,12 +145,16 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
             agents.map_err(|error| Failure::system("the demonstration cannot go on", &error))?,
         );
     }
-    let summary = source.1.summary(&shared, &source.0, &seen);
-    report(&summary, options)
+    let (looping, program) = source;
+    let summary = program.summary(&shared, &looping, &seen);
+    report(&summary, program.printer, program.unprinted)
 }
 
-fn report(summary: &Summary, options: &Options) -> Result<Ending, Failure> {
-    let mut printer = Printer::new(options.is_json);
+fn report(
+    summary: &Summary,
+    mut printer: Printer,
+    unprinted: Option<PrintError>,
+) -> Result<Ending, Failure> {
     let us = |latency: Option<Latency>| match latency {
         Some(latency) => format!(
             "p50 {:.0} us, p99 {:.0} us, max {:.0} us",
@@ -181,7 +188,10 @@ fn report(summary: &Summary, options: &Options) -> Result<Ending, Failure> {
         summary.seconds,
         summary.seed
     );
-    let printed = printer.print(summary, &text).and_then(|()| printer.flush());
+    let printed = match unprinted {
+        Some(error) => Err(error),
+        None => printer.print(summary, &text).and_then(|()| printer.flush()),
+    };
     printed.or_else(PrintError::into_ending)?;
     let receipts = u32::try_from(summary.receipts).unwrap_or(u32::MAX);
     let wrong = summary.missing + summary.duplicates + summary.out_of_order + summary.altered;
@@ -236,7 +246,7 @@ impl Shared {
             20_000 + u16::from_be_bytes([c, d]) % 20_000,
         )
             .into();
-        let group = GroupId::of("all");
+        let group = GroupId::of(GROUP);
         let alphabet = b"abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789";
         let pattern = (0..options.size + 64).map(|_| {
             let at = usize::try_from(rng.below(alphabet.len() as u64)).unwrap_or(0);
@@ -358,6 +368,9 @@ fn open_source(shared: &Arc<Shared>, clock: Clock) -> Result<(Loop, Source), Fai
     let source = Source {
         shared: Arc::clone(shared),
         stop: Stop::default(),
+        printer: Printer::new(shared.options.is_json),
+        loss_lines: LossLines::default(),
+        unprinted: None,
         agents: (0..shared.options.agents)
             .map(|agent| SourceId::of(shared.floor, &agent_name(agent)))
             .collect(),
@@ -528,6 +541,10 @@ impl Program for Agents {
 struct Source {
     shared: Arc<Shared>,
     stop: Stop,
+    printer: Printer,
+    loss_lines: LossLines,
+    /// Why lines cannot be printed. The demonstration goes on: whether all arrived is told by the exit code.
+    unprinted: Option<PrintError>,
     agents: Vec<SourceId>,
     published: u32,
     published_end: SeqNo,
@@ -617,24 +634,9 @@ impl Source {
 
     fn summary(&self, shared: &Shared, looping: &Loop, seen: &Seen) -> Summary {
         let options = &shared.options;
-        let mut fanout = Histogram::<u64>::new_with_bounds(1, LATENCY_MAX_NS, 3).ok();
-        let mut delivered = 0;
-        for (index, (count, last)) in (0u32..).zip(&shared.arrivals) {
-            let count = count.load(Ordering::Acquire);
-            delivered += u64::from(count);
-            // One that somebody lacks counts as never: it is in no percentile, and in `missing`.
-            if count == options.agents {
-                let last = Timestamp::from_nanos(last.load(Ordering::Relaxed));
-                let latency_ns = last
-                    .nanos_since(shared.intended(index))
-                    .clamp(1, LATENCY_MAX_NS);
-                if let Some(fanout) = &mut fanout {
-                    fanout.saturating_record(latency_ns);
-                }
-            }
-        }
+        let (delivered, fanout) = fanout(shared);
         let due = u64::from(options.agents) * u64::from(options.messages);
-        let stats = &self.stats;
+        let (stats, station) = (&self.stats, &looping.nodes()[0].station);
         Summary {
             event: "summary",
             agents: options.agents,
@@ -662,8 +664,9 @@ impl Source {
             repairs_sent: stats.repairs_sent,
             repairs_multicast: stats.repairs_multicast,
             copies_sent: stats.copies_sent,
-            losses: LossSummary::of(&looping.nodes()[0].station),
-            receivers: ReceiverLine::worst_of(&looping.nodes()[0].station),
+            losses: LossSummary::of(station),
+            losses_left_out: self.loss_lines.left_out(),
+            receivers: ReceiverLine::worst_of(station),
             datagrams_sent: stats.datagrams_sent,
             datagrams_dropped: seen.dropped + looping.stats().datagrams_dropped,
             bytes_sent: stats.bytes_sent,
@@ -701,7 +704,21 @@ impl Source {
 }
 
 impl Program for Source {
-    fn handle_event(&mut self, _: Moment, _: usize, _: &mut Recorded, _: StationEvent) {}
+    fn handle_event(&mut self, _: Moment, _: usize, station: &mut Recorded, event: StationEvent) {
+        if let StationEvent::LossJudged {
+            stream,
+            blame,
+            askers,
+        } = event
+            && self.unprinted.is_none()
+        {
+            let at = (GROUP, stream.lane());
+            let printed = self
+                .loss_lines
+                .print(&mut self.printer, station, at, blame, askers);
+            self.unprinted = printed.err();
+        }
+    }
 
     fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
         let node = &mut nodes[0];
@@ -738,6 +755,27 @@ impl Program for Source {
         }
         next
     }
+}
+
+/// How many deliveries there were, and how long each message took to the last agent.
+fn fanout(shared: &Shared) -> (u64, Option<Histogram<u64>>) {
+    let mut fanout = Histogram::<u64>::new_with_bounds(1, LATENCY_MAX_NS, 3).ok();
+    let mut delivered = 0;
+    for (index, (count, last)) in (0u32..).zip(&shared.arrivals) {
+        let count = count.load(Ordering::Acquire);
+        delivered += u64::from(count);
+        // One that somebody lacks counts as never: it is in no percentile, and in `missing`.
+        if count == shared.options.agents {
+            let last = Timestamp::from_nanos(last.load(Ordering::Relaxed));
+            let latency_ns = last
+                .nanos_since(shared.intended(index))
+                .clamp(1, LATENCY_MAX_NS);
+            if let Some(fanout) = &mut fanout {
+                fanout.saturating_record(latency_ns);
+            }
+        }
+    }
+    (delivered, fanout)
 }
 
 /// The distribution of `histogram`, where `due` samples were due; those that are missing are later than any.

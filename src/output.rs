@@ -6,9 +6,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::proto::ReceiverAccount;
+use crate::proto::{Blame, ReceiverAccount};
 use crate::station::Station;
-use crate::wire::SeqRange;
+use crate::wire::{Lane, SeqRange};
 
 /// Why a program ends without having done its work. The text is one sentence: what, where, what is allowed, what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,6 +235,24 @@ pub enum Line<'a> {
         /// `left`, `rejoined` or `evicted`.
         state: &'a str,
     },
+    /// A loss of this source's is over.
+    Loss {
+        /// In which group.
+        group: &'a str,
+        /// In which lane.
+        lane: &'a str,
+        /// Where it was, as far as the requests for repair tell: `edge`, `segment`, `source` or `scattered`.
+        #[serde(rename = "where")]
+        place: &'a str,
+        /// At whose edge.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        receiver: Option<String>,
+        /// In which subnet.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        segment: Option<String>,
+        /// How many workstations asked for repair.
+        asked: usize,
+    },
     /// Another program uses this one's name.
     Conflict {
         /// The name.
@@ -313,6 +331,8 @@ pub struct SendSummary {
     pub send_errors: u64,
     /// Where losses were, as far as the requests for repair tell.
     pub losses: LossSummary,
+    /// Losses that have no line of their own, because there were too many before.
+    pub losses_left_out: u64,
     /// The receivers with most losses, worst first.
     pub receivers: Vec<ReceiverLine>,
     /// Whether the floor runs without protection.
@@ -355,6 +375,17 @@ pub struct ReceiverLine {
     pub path: &'static str,
 }
 
+/// The `loss` lines of a run.
+#[derive(Debug, Default)]
+pub struct LossLines {
+    printed: u64,
+    left_out: u64,
+}
+
+/// `loss` lines that a run prints at most: enough to see what goes wrong, where a day on a bad floor would print millions.
+/// Those beyond are in the counts of [`LossSummary`] only.
+const LOSS_LINES_MAX: u64 = 1_000;
+
 /// Receivers that a summary lists at most: more than anybody mends in a day.
 const RECEIVERS_LISTED_MAX: usize = 64;
 
@@ -373,6 +404,52 @@ impl LossSummary {
                 .map(|(subnet, count)| (subnet.to_string(), count))
                 .collect(),
         }
+    }
+}
+
+impl LossLines {
+    /// Prints a loss of `station`'s in the group called `group`: for machines, and as long as there are not too many.
+    ///
+    /// # Errors
+    /// [`PrintError`] when the line cannot be written.
+    pub fn print(
+        &mut self,
+        printer: &mut Printer,
+        station: &Station,
+        (group, lane): (&str, Lane),
+        blame: Blame,
+        asked: usize,
+    ) -> Result<(), PrintError> {
+        if !printer.is_json() || !self.has_room() {
+            return Ok(());
+        }
+        let (receiver, segment) = match blame {
+            Blame::Edge(receiver) => (Some(station.name_of(receiver)), None),
+            Blame::Subnet(subnet) => (None, Some(subnet.to_string())),
+            Blame::Source | Blame::Scattered => (None, None),
+        };
+        let line = Line::Loss {
+            group,
+            lane: lane.as_str(),
+            place: blame.as_str(),
+            receiver,
+            segment,
+            asked,
+        };
+        printer.print(&line, "")
+    }
+
+    /// Losses that had no room.
+    pub const fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Whether one more has room; it is counted either way.
+    fn has_room(&mut self) -> bool {
+        let has_room = self.printed < LOSS_LINES_MAX;
+        self.printed += u64::from(has_room);
+        self.left_out += u64::from(!has_room);
+        has_room
     }
 }
 
@@ -438,6 +515,13 @@ mod tests {
             "a\u{fffd}[2Jb\tc\u{fffd}d\u{fffd}e"
         );
         assert_eq!(for_eyes("Panne réseau ☎ 👏"), "Panne réseau ☎ 👏");
+    }
+
+    #[test]
+    fn loss_lines_are_bounded_and_the_rest_is_counted() {
+        let mut lines = LossLines::default();
+        let printed = (0..1_003).filter(|_| lines.has_room()).count();
+        assert_eq!((printed, lines.left_out()), (1_000, 3));
     }
 
     #[test]

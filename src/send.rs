@@ -10,10 +10,10 @@ use crate::floor::Floor;
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally, everybody};
 use crate::output::{
-    self, Ending, Failure, Line, LossSummary, PrintError, Printer, ReceiverLine, SendSummary,
-    for_eyes,
+    self, Ending, Failure, Line, LossLines, LossSummary, PrintError, Printer, ReceiverLine,
+    SendSummary, for_eyes,
 };
-use crate::proto::{self, DatagramBytes, Join, PublishError, Rate};
+use crate::proto::{self, Blame, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::{Timestamp, saturating_nanos};
@@ -210,6 +210,7 @@ struct Send<'a> {
     replaced: usize,
     expected: usize,
     missing: BTreeSet<String>,
+    loss_lines: LossLines,
     last_reported: Timestamp,
     unprinted: Option<PrintError>,
     failure: Option<Failure>,
@@ -231,6 +232,7 @@ impl<'a> Send<'a> {
             replaced: 0,
             expected: 0,
             missing: BTreeSet::new(),
+            loss_lines: LossLines::default(),
             last_reported: Timestamp::ZERO,
             unprinted: None,
             failure: None,
@@ -339,8 +341,6 @@ impl<'a> Send<'a> {
     /// A workstation left the pace, is back in it, or lacks what cannot be had any more.
     fn pace(&mut self, station: &Station, who: SourceId, stream: StreamId, state: &str) {
         let name = station.name_of(who);
-        let groups = &self.options.floor.groups;
-        let group = groups.iter().find(|group| group.id == stream.group());
         if state != "rejoined" {
             tracing::warn!(
                 "{} cannot keep up: it has {state} the pace",
@@ -349,13 +349,31 @@ impl<'a> Send<'a> {
         }
         let line = Line::Receiver {
             name,
-            group: group.map_or("", |group| group.name.as_str()),
+            group: self.group(stream),
             lane: stream.lane().as_str(),
             state,
         };
         if let Err(error) = self.printer.print(&line, "") {
             self.unprinted.get_or_insert(error);
         }
+    }
+
+    /// A loss is over.
+    fn loss(&mut self, station: &Station, stream: StreamId, blame: Blame, asked: usize) {
+        let at = (self.group(stream), stream.lane());
+        let printed = self
+            .loss_lines
+            .print(&mut self.printer, station, at, blame, asked);
+        if let Err(error) = printed {
+            self.unprinted.get_or_insert(error);
+        }
+    }
+
+    /// The name of a stream's group.
+    fn group(&self, stream: StreamId) -> &'a str {
+        let groups = &self.options.floor.groups;
+        let group = groups.iter().find(|group| group.id == stream.group());
+        group.map_or("", |group| group.name.as_str())
     }
 
     /// Whether a notice was meant to be replaced by the one after it: then it need not be with everybody.
@@ -385,6 +403,7 @@ impl<'a> Send<'a> {
             superseded: stats.messages_superseded,
             send_errors,
             losses: LossSummary::of(station),
+            losses_left_out: self.loss_lines.left_out(),
             receivers: ReceiverLine::worst_of(station),
             open_lab: self.options.open_lab,
         };
@@ -439,6 +458,11 @@ impl Program for Send<'_> {
     fn handle_event(&mut self, at: Moment, _: usize, station: &mut Recorded, event: StationEvent) {
         match event {
             StationEvent::Reported { .. } => self.last_reported = at.now,
+            StationEvent::LossJudged {
+                stream,
+                blame,
+                askers,
+            } => self.loss(station, stream, blame, askers),
             StationEvent::PaceLeft {
                 station: who,
                 stream,

@@ -923,14 +923,25 @@ impl Send {
         let status = self.program.end();
         let took = self.began.elapsed();
         let lines = std::mem::take(&mut self.program.lines);
-        let (summary, receipts) = lines
+        let (summary, others) = lines
             .split_last()
             .unwrap_or_else(|| panic!("{} printed nothing: {status}", self.program.what));
         assert_eq!(text(summary, "event"), "summary");
-        assert_eq!(positions(receipts, "receipt").count(), receipts.len());
+        // Besides, it says where losses were.
+        let (losses, receipts): (Vec<_>, Vec<_>) = others
+            .iter()
+            .cloned()
+            .partition(|line| text(line, "event") == "loss");
+        assert_eq!(positions(&receipts, "receipt").count(), receipts.len());
+        let told = losses.len() as u64 + number(summary, "losses_left_out");
+        let counted: u64 = ["edge", "segment", "source", "scattered"]
+            .map(|place| number(&summary["losses"], place))
+            .iter()
+            .sum();
+        assert_eq!(told, counted, "{summary}");
         Sent {
             code: status.code().unwrap(),
-            receipts: receipts.to_vec(),
+            receipts,
             summary: summary.clone(),
             took,
         }

@@ -7,7 +7,7 @@
 
 mod process;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -19,8 +19,8 @@ use process::{Ended, Lab, Running};
 /// Keys of a notice, as an agent prints it (DESIGN, section 7).
 const NOTICE_KEYS: &str = "event from group id lane received_ns repaired sent_ns seq text";
 
-/// Goal: a floor that loses datagrams loses no message, and says how it went. Method: 20 agents, each of which does not
-/// get one datagram in 20.
+/// Goal: a floor that loses datagrams loses no message, and says how it went and where each loss was. Method: 20 agents,
+/// each of which does not get one datagram in 20; losses that only one noticed are bound to be among so many.
 #[test]
 fn a_demonstration_with_loss() {
     let summary = demo(&[
@@ -47,6 +47,7 @@ fn a_demonstration_with_loss() {
     ] {
         assert!(summary[key].as_u64() > Some(0), "{key} in {summary}");
     }
+    assert!(summary["losses"]["edge"].as_u64() > Some(0), "{summary}");
 }
 
 /// Goal: without loss on purpose nothing is dropped. Method: the same, with --loss 0 and the largest seed.
@@ -110,7 +111,7 @@ fn demonstrations_of_other_sizes() {
     );
 }
 
-/// Runs a demonstration, and checks that its one line has all keys.
+/// Runs a demonstration, and checks that its last line has all keys, and that the others tell its losses.
 fn demo(args: &[&str]) -> Value {
     let ended = Lab::from_text("").run(&[&["demo", "--json"], args].concat());
     assert_eq!(
@@ -118,7 +119,9 @@ fn demo(args: &[&str]) -> Value {
         (Some(0), ""),
         "{ended:?}"
     );
-    let [summary] = events(&ended).try_into().expect("one line");
+    let mut losses = events(&ended);
+    let summary = losses.pop().expect("a summary");
+    assert_losses(&losses, &summary);
     const KEYS: &str = "event agents messages size rate loss seed delivered missing duplicates out_of_order receipts \
                         fanout_us receiver_us nacks_sent nacks_received repairs_sent datagrams_sent datagrams_dropped \
                         bytes_sent payload_bytes seconds";
@@ -126,6 +129,34 @@ fn demo(args: &[&str]) -> Value {
         assert!(!summary[key].is_null(), "no {key} in {summary}");
     }
     summary
+}
+
+/// Asserts that `lines` are those of the losses that `summary` counts, each with the keys that belong to its place.
+fn assert_losses(lines: &[Value], summary: &Value) {
+    assert_eq!(summary["losses_left_out"], 0, "{summary}");
+    let mut of_place = BTreeMap::new();
+    for line in lines {
+        let place = line["where"].as_str().expect("a place");
+        let of_whom = match place {
+            "edge" => "receiver ",
+            "segment" => "segment ",
+            _ => "",
+        };
+        let wanted = format!("asked event group lane {of_whom}where");
+        assert_eq!(keys(line), wanted, "{line}");
+        assert_eq!(
+            (&line["event"], &line["group"], &line["lane"]),
+            (&"loss".into(), &"all".into(), &"routine".into())
+        );
+        let asked = line["asked"].as_u64().expect("a number");
+        assert_eq!(asked == 1, place == "edge", "{line}");
+        *of_place.entry(place).or_insert(0) += 1;
+    }
+    for place in ["edge", "segment", "source", "scattered"] {
+        let printed = of_place.remove(place).unwrap_or(0);
+        assert_eq!(summary["losses"][place], printed, "{place} in {summary}");
+    }
+    assert!(of_place.is_empty(), "{of_place:?}");
 }
 
 /// Asserts that every agent had every message, once, in order, and that the latencies make sense.
@@ -634,12 +665,42 @@ fn a_restart_shows_nothing_twice() {
     let sent = sender.end();
     assert_eq!(sent.code, Some(3), "{sent:?}");
     let told = events(&sent);
-    assert_eq!(told.len(), 101);
+    assert_eq!(of_kind("receipt", &told).len(), 100);
     // Others may not have reported their last notices yet.
-    let missing = told[100]["missing"].as_array().unwrap();
+    let missing = told.last().unwrap()["missing"].as_array().unwrap();
     assert!(missing.contains(&"ghost".into()), "{missing:?}");
     let states = [(); 2].map(|()| event(&after)["state"].clone());
     assert_eq!(states, ["started", "ended"]);
+}
+
+/// Goal: a sender says where its losses were. Method: an agent that the sender waits for starts when all has been sent, so
+/// it has to ask for all of it.
+#[test]
+fn a_send_says_where_its_losses_were() {
+    let lab = Lab::with("[roster.listed]\nall = [\"late\"]\n");
+    let early = agent(&lab, "ws-1", &[]);
+    let input = (0..100).map(|at| format!("{at}\n")).collect::<String>();
+    let sender = lab.start_with(
+        &[SEND, &["--wait", "50s", "--lines"]].concat(),
+        input.as_bytes(),
+    );
+    for _ in 0..100 {
+        notice(&early);
+    }
+    let late = agent(&lab, "late", &["--no-state"]);
+    for at in 0..100 {
+        assert_eq!(notice(&late)["text"], at.to_string());
+    }
+    let sent = sender.end();
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let told = events(&sent);
+    let summary = told.last().expect("a summary");
+    let losses = of_kind("loss", &told);
+    assert_losses(&losses, summary);
+    assert!(
+        losses.iter().any(|loss| loss["receiver"] == "late"),
+        "{sent:?}"
+    );
 }
 
 /// Goal: an agent that starts anew in the middle of a broadcast goes on where it was. Method: what both of its lives
@@ -659,12 +720,12 @@ fn a_restart_in_the_middle_is_no_miss() {
         let (_, sender, _after) = restart_in_the_middle(&lab);
         let sent = sender.end();
         let told = events(&sent);
-        assert_eq!(told.len(), 601);
+        assert_eq!(of_kind("receipt", &told).len(), 600);
+        let summary = told.last().unwrap();
         assert_eq!(
-            (sent.code, &told[600]["complete"]),
+            (sent.code, &summary["complete"]),
             (Some(0), &600.into()),
-            "{}",
-            told[600]
+            "{summary}"
         );
     }
 }
@@ -886,6 +947,12 @@ fn send(lab: &Lab, more: &[&str]) -> Sent {
 /// All lines that `ended` printed and that were not read yet.
 fn events(ended: &Ended) -> Vec<Value> {
     ended.stdout.lines().map(parsed).collect()
+}
+
+/// Those of `events` that are called `kind`.
+fn of_kind(kind: &str, events: &[Value]) -> Vec<Value> {
+    let is_of_kind = |event: &&Value| event["event"] == kind;
+    events.iter().filter(is_of_kind).cloned().collect()
 }
 
 /// The next line.

@@ -93,7 +93,7 @@ pub(super) struct DemoArgs {
     pub(super) seed: Option<u64>,
     #[command(flatten)]
     pub(super) capture: CaptureArgs,
-    /// Print one JSON object
+    /// Print JSON lines: one for each loss and where it was, and a summary
     #[arg(long)]
     pub(super) json: bool,
     /// The demo is always an open lab, on loopback only; accepted for the sake of habit
@@ -176,7 +176,7 @@ pub(super) struct SendArgs {
     /// Run without any protection: for laboratories only
     #[arg(long)]
     pub(super) open_lab: bool,
-    /// Print JSON lines: a receipt for each notice, and a summary
+    /// Print JSON lines: a receipt for each notice, one for each loss and where it was, and a summary
     #[arg(long)]
     pub(super) json: bool,
     /// The notice; - reads it from standard input
