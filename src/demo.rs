@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::capture::{Capture, Recorded};
 use crate::net::{self, InterfaceKind, InterfaceSpec};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
-use crate::output::{Ending, Failure, LossLines, LossSummary, PrintError, Printer, ReceiverLine};
+use crate::output::{Ending, Failure, LossLines, LossSummary, PrintError, Printer, ReceiverLines};
 use crate::proto::{self, Join, PublishError, Stats};
 use crate::rng::Rng;
 use crate::runtime::{
@@ -94,7 +94,8 @@ pub struct Summary {
     copies_sent: u64,
     losses: LossSummary,
     losses_left_out: u64,
-    receivers: Vec<ReceiverLine>,
+    #[serde(flatten)]
+    receivers: ReceiverLines,
     datagrams_sent: u64,
     datagrams_dropped: u64,
     bytes_sent: u64,
@@ -666,7 +667,7 @@ impl Source {
             copies_sent: stats.copies_sent,
             losses: LossSummary::of(station),
             losses_left_out: self.loss_lines.left_out(),
-            receivers: ReceiverLine::worst_of(station),
+            receivers: ReceiverLines::worst_of(station),
             datagrams_sent: stats.datagrams_sent,
             datagrams_dropped: seen.dropped + looping.stats().datagrams_dropped,
             bytes_sent: stats.bytes_sent,

@@ -6,9 +6,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::proto::{Blame, ReceiverAccount};
+use crate::proto::{Blame, ReceiverAccount, Subnet};
 use crate::station::Station;
-use crate::wire::{Lane, SeqRange};
+use crate::wire::{Lane, SeqRange, SourceId};
 
 /// Why a program ends without having done its work. The text is one sentence: what, where, what is allowed, what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -333,8 +333,9 @@ pub struct SendSummary {
     pub losses: LossSummary,
     /// Losses that have no line of their own, because there were too many before.
     pub losses_left_out: u64,
-    /// The receivers with most losses, worst first.
-    pub receivers: Vec<ReceiverLine>,
+    /// The receivers with most losses.
+    #[serde(flatten)]
+    pub receivers: ReceiverLines,
     /// Whether the floor runs without protection.
     pub open_lab: bool,
 }
@@ -354,6 +355,15 @@ pub struct LossSummary {
     pub segments: BTreeMap<String, u64>,
 }
 
+/// The receivers that lost or asked most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReceiverLines {
+    /// They, worst first.
+    pub receivers: Vec<ReceiverLine>,
+    /// Others that lost or asked for something as well.
+    pub receivers_left_out: usize,
+}
+
 /// What a source knows of one receiver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReceiverLine {
@@ -361,6 +371,8 @@ pub struct ReceiverLine {
     pub name: String,
     /// Where it sends from.
     pub address: String,
+    /// The subnet that this is in, as losses are told of it.
+    pub segment: String,
     /// Numbers that it missed, whether they came after all or were given up; not those taken back.
     pub missed: u64,
     /// Losses that it alone asked for.
@@ -369,6 +381,8 @@ pub struct ReceiverLine {
     pub nacks: u64,
     /// NACKs beyond its budget, refused.
     pub refused: u64,
+    /// Numbers and parity shards that it asked for, as often as it did.
+    pub asked: u64,
     /// Segments and shards that were sent again because of it.
     pub repairs: u64,
     /// `group`, or `alone` while it catches up by itself.
@@ -386,7 +400,7 @@ pub struct LossLines {
 /// Those beyond are in the counts of [`LossSummary`] only.
 const LOSS_LINES_MAX: u64 = 1_000;
 
-/// Receivers that a summary lists at most: more than anybody mends in a day.
+/// Receivers that a summary lists at most: more than anybody mends in a day. Those beyond are counted.
 const RECEIVERS_LISTED_MAX: usize = 64;
 
 impl LossSummary {
@@ -453,27 +467,39 @@ impl LossLines {
     }
 }
 
-impl ReceiverLine {
+impl ReceiverLines {
     /// The receivers of `station` that lost or asked most.
-    pub fn worst_of(station: &Station) -> Vec<Self> {
-        let mut accounts: Vec<_> = station
-            .endpoint()
-            .receivers()
+    pub fn worst_of(station: &Station) -> Self {
+        let accounts = station.endpoint().receivers();
+        Self::worst(accounts, |id| station.name_of(id))
+    }
+
+    fn worst(
+        accounts: impl Iterator<Item = ReceiverAccount>,
+        name_of: impl Fn(SourceId) -> String,
+    ) -> Self {
+        let mut accounts: Vec<_> = accounts
             .filter(|account| account.missed + account.nacks > 0 || account.is_behind)
             .collect();
         accounts.sort_by_key(|account| std::cmp::Reverse((account.missed, account.nacks)));
+        let receivers_left_out = accounts.len().saturating_sub(RECEIVERS_LISTED_MAX);
         accounts.truncate(RECEIVERS_LISTED_MAX);
-        let line = |account: ReceiverAccount| Self {
-            name: station.name_of(account.station),
+        let line = |account: ReceiverAccount| ReceiverLine {
+            name: name_of(account.station),
             address: account.from.to_string(),
+            segment: Subnet::of(account.from.ip()).to_string(),
             missed: account.missed,
             edge_losses: account.edge_losses,
             nacks: account.nacks,
             refused: account.refused,
+            asked: account.asked,
             repairs: account.repairs,
             path: if account.is_behind { "alone" } else { "group" },
         };
-        accounts.into_iter().map(line).collect()
+        Self {
+            receivers: accounts.into_iter().map(line).collect(),
+            receivers_left_out,
+        }
     }
 }
 
@@ -522,6 +548,29 @@ mod tests {
         let mut lines = LossLines::default();
         let printed = (0..1_003).filter(|_| lines.has_room()).count();
         assert_eq!((printed, lines.left_out()), (1_000, 3));
+    }
+
+    #[test]
+    fn the_worst_receivers_are_listed_and_the_others_counted() {
+        let account = |id: u8| ReceiverAccount {
+            station: SourceId(id.into()),
+            from: ([10, 0, 1, id], 7_000).into(),
+            missed: id.into(),
+            edge_losses: 0,
+            nacks: 0,
+            refused: 0,
+            asked: 7,
+            repairs: 0,
+            is_behind: false,
+        };
+        // The first has lost nothing.
+        let lines = ReceiverLines::worst((0..=70).map(account), |id| id.0.to_string());
+        assert_eq!((lines.receivers.len(), lines.receivers_left_out), (64, 6));
+        let worst = &lines.receivers[0];
+        assert_eq!(
+            (worst.name.as_str(), worst.segment.as_str(), worst.asked),
+            ("70", "10.0.1.0/24", 7)
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::floor::Floor;
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally, everybody};
 use crate::output::{
-    self, Ending, Failure, Line, LossLines, LossSummary, PrintError, Printer, ReceiverLine,
+    self, Ending, Failure, Line, LossLines, LossSummary, PrintError, Printer, ReceiverLines,
     SendSummary, for_eyes,
 };
 use crate::proto::{self, Blame, DatagramBytes, Join, PublishError, Rate};
@@ -404,7 +404,7 @@ impl<'a> Send<'a> {
             send_errors,
             losses: LossSummary::of(station),
             losses_left_out: self.loss_lines.left_out(),
-            receivers: ReceiverLine::worst_of(station),
+            receivers: ReceiverLines::worst_of(station),
             open_lab: self.options.open_lab,
         };
         let text = self.in_words(&summary);

@@ -19,8 +19,8 @@ use process::{Ended, Lab, Running};
 /// Keys of a notice, as an agent prints it (DESIGN, section 7).
 const NOTICE_KEYS: &str = "event from group id lane received_ns repaired sent_ns seq text";
 
-/// Goal: a floor that loses datagrams loses no message, and says how it went and where each loss was. Method: 20 agents,
-/// each of which does not get one datagram in 20; losses that only one noticed are bound to be among so many.
+/// Goal: a floor that loses datagrams loses no message, and says how it went, where each loss was and what became of each
+/// agent. Method: 20 agents, each of which does not get one datagram in 20; among so many losses some are one agent's.
 #[test]
 fn a_demonstration_with_loss() {
     let summary = demo(&[
@@ -48,6 +48,13 @@ fn a_demonstration_with_loss() {
         assert!(summary[key].as_u64() > Some(0), "{key} in {summary}");
     }
     assert!(summary["losses"]["edge"].as_u64() > Some(0), "{summary}");
+    let accounts = accounts(&summary);
+    let total = |key: &str| -> u64 { accounts.iter().filter_map(|it| it[key].as_u64()).sum() };
+    assert_eq!(total("nacks"), summary["nacks_received"], "{summary}");
+    assert_eq!(total("edge_losses"), summary["losses"]["edge"], "{summary}");
+    for key in ["missed", "asked", "repairs"] {
+        assert!(total(key) > 0, "{key} in {summary}");
+    }
 }
 
 /// Goal: without loss on purpose nothing is dropped. Method: the same, with --loss 0 and the largest seed.
@@ -129,6 +136,28 @@ fn demo(args: &[&str]) -> Value {
         assert!(!summary[key].is_null(), "no {key} in {summary}");
     }
     summary
+}
+
+/// Asserts that each of the worst receivers in `summary` has its whole account; these are returned.
+fn accounts(summary: &Value) -> Vec<Value> {
+    const KEYS: &str = "address asked edge_losses missed nacks name path refused repairs segment";
+    assert_eq!(summary["receivers_left_out"], 0, "{summary}");
+    let accounts = summary["receivers"].as_array().expect("a list");
+    for account in accounts {
+        assert_eq!(keys(account), KEYS, "{account}");
+        assert_eq!(
+            (&account["segment"], &account["path"]),
+            (&"127.0.0.0/24".into(), &"group".into())
+        );
+        let address = account["address"].as_str().expect("an address");
+        assert!(address.starts_with("127.0.0.1:"), "{account}");
+    }
+    let missed: Vec<_> = accounts
+        .iter()
+        .map(|account| account["missed"].as_u64())
+        .collect();
+    assert!(missed.is_sorted_by(|a, b| a >= b), "{missed:?}");
+    accounts.clone()
 }
 
 /// Asserts that `lines` are those of the losses that `summary` counts, each with the keys that belong to its place.
@@ -673,8 +702,8 @@ fn a_restart_shows_nothing_twice() {
     assert_eq!(states, ["started", "ended"]);
 }
 
-/// Goal: a sender says where its losses were. Method: an agent that the sender waits for starts when all has been sent, so
-/// it has to ask for all of it.
+/// Goal: a sender says where its losses were and whose. Method: an agent that the sender waits for starts when all has been
+/// sent, so it has to ask for it.
 #[test]
 fn a_send_says_where_its_losses_were() {
     let lab = Lab::with("[roster.listed]\nall = [\"late\"]\n");
@@ -701,6 +730,13 @@ fn a_send_says_where_its_losses_were() {
         losses.iter().any(|loss| loss["receiver"] == "late"),
         "{sent:?}"
     );
+    let accounts = accounts(summary);
+    let late = accounts.iter().find(|account| account["name"] == "late");
+    let late = late.expect("its account");
+    // Not as many as notices: the first that it heard of the source may have brought the last of them.
+    for key in ["missed", "asked", "nacks", "repairs", "edge_losses"] {
+        assert!(late[key].as_u64() > Some(0), "{key} in {late}");
+    }
 }
 
 /// Goal: an agent that starts anew in the middle of a broadcast goes on where it was. Method: what both of its lives
