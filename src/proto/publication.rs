@@ -479,13 +479,16 @@ impl Publication {
         self.copies_left = COPIES_PER_TAIL;
     }
 
-    /// The last datagram with new data, if it may be carried again: not where there is parity, not in the same moment (a
-    /// burst would take both), and not once it has been carried often enough (R-COPY-1).
+    /// The last datagram with new data, if it may be carried again: not where there is parity, not once it has been carried
+    /// often enough, and not before the first heartbeat would carry it. What is sent in a row shows its losses by itself,
+    /// within a round trip and at no cost, and a burst would take the copy too (R-COPY-1).
     pub(super) fn tail(&self, now: Timestamp) -> Option<Tail> {
         let is_wanted = self.tuning.copies && !self.is_coded() && self.copies_left > 0;
         let tail = SeqRange::new(self.tail.max(self.trail), self.unsent)?;
-        let was_before = self.slot(tail.last()).is_some_and(|slot| slot.sent < now);
-        (is_wanted && was_before).then_some(Tail {
+        let again_ns = self.tuning.heartbeat_first_ns;
+        let sent = self.slot(tail.last())?.sent;
+        let is_old_enough = sent < now && now.nanos_since(sent) >= again_ns;
+        (is_wanted && is_old_enough).then_some(Tail {
             numbers: tail,
             is_first_copy: self.copies_left == COPIES_PER_TAIL,
         })
