@@ -23,6 +23,8 @@ pub mod runtime;
 #[cfg(feature = "app")]
 pub mod agent;
 #[cfg(feature = "app")]
+pub mod bench;
+#[cfg(feature = "app")]
 pub mod check;
 #[cfg(feature = "app")]
 pub mod cli;

@@ -44,8 +44,12 @@ const ROOMS: &[(&str, &str)] = &[
     ),
     ("replay", "wire capture output"),
     (
+        "bench",
+        "time rng wire proto notice station capture net runtime output",
+    ),
+    (
         "cli",
-        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay",
+        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay bench",
     ),
     ("main", "cli"),
 ];

@@ -10,11 +10,14 @@ use crate::floor::{parse_duration, parse_positive_duration};
 use crate::notice::Audience;
 use crate::wire::Lane;
 
+use super::bench::BenchCommand;
+
 const EXAMPLES: &str = "Examples:
   floorcast demo                                      a whole floor on this machine
   floorcast agent --open-lab --name ws-017            a workstation that prints what it hears
   floorcast send --open-lab --to all \"Lines are back\" one notice, and who has it
   floorcast send --open-lab --to all --lines < news   one notice a line, in order
+  floorcast bench send --receivers 4                  how fast, to the last of four bench receive
   floorcast floor check                               is floor.toml good?
   floorcast demo --capture fall.fcap                  the same, and what its stations were given goes into a file
   floorcast replay fall.fcap                          does all of it again, and says whether the same comes out
@@ -39,6 +42,11 @@ pub(super) enum Command {
     Send(SendArgs),
     /// Do again what a capture says, without a network, and say whether the same comes out
     Replay(ReplayArgs),
+    /// Measure: a source with a fixed schedule, receivers that write down when each message came
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
     /// The floor's configuration
     #[command(after_help = "Example: floorcast floor check --floor /srv/share/floor.toml")]
     Floor {
@@ -256,12 +264,16 @@ fn mebibytes(text: &str) -> Result<u64, String> {
     whole(text, 1..=1 << 20, "MiB")
 }
 
-fn seed(text: &str) -> Result<u64, String> {
+pub(super) fn seed(text: &str) -> Result<u64, String> {
     whole(text, 0..=u64::MAX, "")
 }
 
 /// A whole number within bounds.
-fn whole<T>(text: &str, bounds: std::ops::RangeInclusive<T>, unit: &str) -> Result<T, String>
+pub(super) fn whole<T>(
+    text: &str,
+    bounds: std::ops::RangeInclusive<T>,
+    unit: &str,
+) -> Result<T, String>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
 {
@@ -283,11 +295,11 @@ fn rate(text: &str) -> Result<f64, String> {
     number(text, 0.001, 1_000_000.0, "a second")
 }
 
-fn loss(text: &str) -> Result<f64, String> {
+pub(super) fn loss(text: &str) -> Result<f64, String> {
     number(text, 0.0, 90.0, "percent")
 }
 
-fn number(text: &str, min: f64, max: f64, unit: &str) -> Result<f64, String> {
+pub(super) fn number(text: &str, min: f64, max: f64, unit: &str) -> Result<f64, String> {
     let number: Option<f64> = text.parse().ok();
     number
         .filter(|number| (min..=max).contains(number))

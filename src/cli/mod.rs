@@ -1,6 +1,7 @@
 //! What a person types: flags become options, options are checked, a program runs, and its ending becomes an exit code.
 
 mod args;
+mod bench;
 
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => run_agent(args, &stop),
         Command::Send(args) => run_send(args, &stop),
         Command::Replay(args) => replay::run(&args.file, args.print, args.json),
+        Command::Bench { command } => bench::run(command, &stop),
         Command::Floor {
             command: FloorCommand::Check(file),
         } => run_check(&file),
@@ -69,7 +71,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand => {
             say(
-                "no command is given; use demo, agent, send, replay or floor check; see floorcast --help",
+                "no command is given; use demo, agent, send, replay, bench or floor check; see floorcast --help",
             );
         }
         _ => say(&one_sentence(&error.to_string())),
@@ -105,9 +107,9 @@ fn one_sentence(text: &str) -> String {
         sentence.push_str(line.trim_start_matches("tip: "));
     }
     let sentence = sentence.trim_start_matches("error: ");
-    let command = std::env::args()
-        .nth(1)
-        .filter(|word| ["demo", "agent", "send", "replay", "floor"].contains(&word.as_str()));
+    let command = std::env::args().nth(1).filter(|word| {
+        ["demo", "agent", "send", "replay", "bench", "floor"].contains(&word.as_str())
+    });
     let command = command.map(|word| format!(" {word}")).unwrap_or_default();
     format!("{sentence}; see floorcast{command} --help")
 }
@@ -269,11 +271,6 @@ fn open_lab(
     if interface.kind == InterfaceKind::Loopback {
         return Ok(());
     }
-    let is_local = |address: std::net::IpAddr| match address {
-        std::net::IpAddr::V4(address) => address.octets()[..2] == [239, 255],
-        // The scopes up to realm-local (RFC 7346), which IPv4's 239.255.0.0/16 stands for (RFC 2365).
-        std::net::IpAddr::V6(address) => address.segments()[0] & 0x000f <= 3,
-    };
     if floor.ttl > 1 {
         return Err(Failure::Usage(format!(
             "--open-lab is refused: ttl is {}, and an unprotected floor must not leave its segment; set ttl = 0 or 1 in [floor], or use the loopback interface",
@@ -290,6 +287,15 @@ fn open_lab(
             group.name, group.address
         ))),
         None => Ok(()),
+    }
+}
+
+/// Whether a group's address says that it stays on its segment.
+fn is_local(address: std::net::IpAddr) -> bool {
+    match address {
+        std::net::IpAddr::V4(address) => address.octets()[..2] == [239, 255],
+        // The scopes up to realm-local (RFC 7346), which IPv4's 239.255.0.0/16 stands for (RFC 2365).
+        std::net::IpAddr::V6(address) => address.segments()[0] & 0x000f <= 3,
     }
 }
 

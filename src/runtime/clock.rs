@@ -48,6 +48,34 @@ impl Clock {
         }
     }
 
+    /// What this machine's monotonic clock, which all its processes read, showed at zero, nanoseconds; `None` where the
+    /// system has none. Two readings, one after the other: good to a microsecond, unless something comes between.
+    #[cfg(unix)]
+    pub fn zero_on_machine(&self) -> Option<u64> {
+        use nix::time::{ClockId, clock_gettime};
+        // The shortest of a few: nothing came between.
+        let reading = |_| {
+            let before = self.now();
+            let machine = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+            let took_ns = self.now().nanos_since(before);
+            let machine_ns = saturating_nanos(Duration::from(machine));
+            Some((
+                took_ns,
+                machine_ns.checked_sub(before.as_nanos() + took_ns / 2)?,
+            ))
+        };
+        (0..16)
+            .filter_map(reading)
+            .min()
+            .map(|(_, zero_ns)| zero_ns)
+    }
+
+    /// What this machine's monotonic clock showed at zero: not told here.
+    #[cfg(not(unix))]
+    pub fn zero_on_machine(&self) -> Option<u64> {
+        None
+    }
+
     /// The present, without the wall clock.
     #[expect(
         clippy::disallowed_methods,

@@ -1,0 +1,250 @@
+//! The silent path: what source and receivers tell each other before and after a run, over one TCP connection each.
+//!
+//! A frame is a line of JSON; behind the last one of a receiver stand its arrivals, eight bytes each.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::Clock;
+use crate::time::Timestamp;
+
+use super::usage::Usage;
+
+/// Longest line: a name and some numbers.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+/// How long the other side may stay silent, outside a run.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Exchanges of clocks; the quickest counts.
+const EXCHANGES: usize = 64;
+/// Arrivals written at a time.
+const CHUNK: usize = 8 << 10;
+
+/// An arrival that never was.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// What a receiver says first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) run: u32,
+    pub(super) name: String,
+    pub(super) version: String,
+    /// Whose clock it reads.
+    pub(super) clock: ClockId,
+    pub(super) receive_buffer_bytes: usize,
+}
+
+/// A clock that several processes may read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ClockId {
+    /// Which start of which machine, where the system tells it.
+    pub(super) boot: Option<String>,
+    /// What the machine's monotonic clock showed when this process's clock was zero, nanoseconds.
+    pub(super) zero_ns: Option<u64>,
+}
+
+/// What a source answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Welcome {
+    /// It takes part.
+    In { messages: u64, size: usize },
+    /// It does not, and why.
+    Out(String),
+}
+
+/// From the source, after the clocks: the run is over, or one more exchange.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// Which time is it?
+    Time,
+    /// Clocks are compared: be ready.
+    Ready,
+    /// So many messages were sent, the last some time ago: hand over what came.
+    Over { sent: u64 },
+}
+
+/// What a receiver answers to [`Ask::Time`] and [`Ask::Ready`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) now_ns: u64,
+}
+
+/// What a receiver hands over; its arrivals follow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Handed {
+    /// Arrivals that follow: as many as messages were announced.
+    pub(super) arrivals: u64,
+    pub(super) duplicates: u64,
+    pub(super) out_of_order: u64,
+    pub(super) altered: u64,
+    pub(super) usage: Usage,
+    pub(super) stats: ReceiverStats,
+}
+
+/// What a receiver's engine counted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReceiverStats {
+    /// Datagrams taken in.
+    pub datagrams_received: u64,
+    /// NACKs and requests for parity sent.
+    pub nacks_sent: u64,
+    /// Segments that came only after they had been asked for.
+    pub segments_repaired: u64,
+    /// Segments that never came.
+    pub segments_lost: u64,
+}
+
+/// One end of the connection.
+pub(super) struct Control {
+    reader: BufReader<TcpStream>,
+    writer: TcpStream,
+}
+
+impl Control {
+    pub(super) fn connect(to: SocketAddr) -> io::Result<Self> {
+        Self::new(TcpStream::connect_timeout(&to, SILENCE)?)
+    }
+
+    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_write_timeout(Some(SILENCE))?;
+        Ok(Self {
+            writer: stream.try_clone()?,
+            reader: BufReader::with_capacity(CHUNK * 8, stream),
+        })
+    }
+
+    /// How long the other side may stay silent from now on.
+    pub(super) fn set_silence(&self, silence: Option<Duration>) -> io::Result<()> {
+        self.writer.set_read_timeout(silence)
+    }
+
+    pub(super) fn put(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        self.writer.write_all(&line)
+    }
+
+    pub(super) fn take<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+        let mut line = Vec::new();
+        (&mut self.reader)
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&line)?)
+    }
+
+    pub(super) fn put_arrivals(&mut self, arrivals: &[u64]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(CHUNK * 8);
+        for chunk in arrivals.chunks(CHUNK) {
+            bytes.clear();
+            bytes.extend(chunk.iter().flat_map(|arrival| arrival.to_le_bytes()));
+            self.writer.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_arrivals(&mut self, count: u64) -> io::Result<Vec<u64>> {
+        let mut arrivals = Vec::new();
+        let mut bytes = [0; 8];
+        for _ in 0..count.min(super::MESSAGES_MAX) {
+            self.reader.read_exact(&mut bytes)?;
+            arrivals.push(u64::from_le_bytes(bytes));
+        }
+        Ok(arrivals)
+    }
+
+    /// How far the other's clock is ahead of ours, and how wrong that can be: nothing where both read the same clock; else
+    /// half of the quickest exchange's round trip, whichever way was the slow one (Cristian, 1989).
+    pub(super) fn compare_clocks(
+        &mut self,
+        clock: Clock,
+        ours: &ClockId,
+        theirs: &ClockId,
+    ) -> io::Result<Offset> {
+        if let (Some(our_zero), Some(their_zero)) = (ours.zero_ns, theirs.zero_ns)
+            && ours.boot.is_some()
+            && ours.boot == theirs.boot
+        {
+            let ahead = i128::from(our_zero) - i128::from(their_zero);
+            return Ok(Offset {
+                ahead_ns: i64::try_from(ahead).unwrap_or(0),
+                bound_ns: SAME_CLOCK_NS,
+            });
+        }
+        let mut best = Offset {
+            ahead_ns: 0,
+            bound_ns: u64::MAX,
+        };
+        for _ in 0..EXCHANGES {
+            let asked = clock.now();
+            self.put(&Ask::Time)?;
+            let told: Told = self.take()?;
+            let answered = clock.now();
+            let half_ns = answered.nanos_since(asked).div_ceil(2);
+            if half_ns < best.bound_ns {
+                let middle = i128::from(asked.as_nanos()) + i128::from(half_ns);
+                let ahead = i128::from(told.now_ns) - middle;
+                best = Offset {
+                    ahead_ns: i64::try_from(ahead).unwrap_or(0),
+                    bound_ns: half_ns,
+                };
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// How exactly a process knows when its clock was zero: two readings, one after the other.
+const SAME_CLOCK_NS: u64 = 1_000;
+
+/// Another clock against ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offset {
+    pub(super) ahead_ns: i64,
+    pub(super) bound_ns: u64,
+}
+
+impl Offset {
+    /// The other clock's reading on ours.
+    pub(super) fn to_ours(self, theirs_ns: u64) -> u64 {
+        theirs_ns.saturating_add_signed(self.ahead_ns.saturating_neg())
+    }
+}
+
+impl ClockId {
+    pub(super) fn of(clock: Clock) -> Self {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self {
+            boot: boot.map(|id| id.trim().to_owned()),
+            zero_ns: clock.zero_on_machine(),
+        }
+    }
+}
+
+/// Serves a receiver's end until the run is over: answers the source's questions.
+pub(super) fn answer_until_over(control: &mut Control, clock: Clock) -> io::Result<u64> {
+    loop {
+        match control.take()? {
+            Ask::Time => control.put(&told(clock.now()))?,
+            Ask::Ready => {
+                control.put(&told(clock.now()))?;
+                // From here on it is silent for as long as the run takes.
+                control.set_silence(None)?;
+            }
+            Ask::Over { sent } => return Ok(sent),
+        }
+    }
+}
+
+fn told(now: Timestamp) -> Told {
+    Told {
+        now_ns: now.as_nanos(),
+    }
+}

@@ -1,0 +1,330 @@
+//! What a run comes to. What never came counts as a latency without end: it is in every rank, and shows in those that it
+//! reaches.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::control::NEVER;
+use super::usage::Usage;
+
+/// Bytes of Ethernet, IPv4 and UDP headers around a datagram; preamble, gap and checksum of the frame are not counted.
+const HEADERS_BYTES: u64 = 14 + 20 + 8;
+
+/// A latency distribution, microseconds, by nearest rank; `None` (`null` in JSON) stands for never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// Samples, those that never came included.
+    pub count: u64,
+    /// Half are at most this.
+    pub p50: Option<f64>,
+    /// Nine of ten.
+    pub p90: Option<f64>,
+    /// 99 of a hundred.
+    pub p99: Option<f64>,
+    /// 999 of a thousand.
+    pub p999: Option<f64>,
+    /// 9,999 of ten thousand.
+    pub p9999: Option<f64>,
+    /// All.
+    pub max: Option<f64>,
+}
+
+impl Percentiles {
+    /// Of latencies in nanoseconds, which are put in order.
+    pub(super) fn of(nanos: &mut [u64]) -> Self {
+        nanos.sort_unstable();
+        let rank = |of_ten_thousand: usize| {
+            let rank = (nanos.len() * of_ten_thousand).div_ceil(10_000).max(1);
+            let value = *nanos.get(rank - 1)?;
+            (value != NEVER).then_some(value as f64 / 1_000.0)
+        };
+        Self {
+            count: nanos.len() as u64,
+            p50: rank(5_000),
+            p90: rank(9_000),
+            p99: rank(9_900),
+            p999: rank(9_990),
+            p9999: rank(9_999),
+            max: rank(10_000),
+        }
+    }
+}
+
+/// What one receiver has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReceiverFigures {
+    /// Its name.
+    pub name: String,
+    /// Messages that it has.
+    pub received: u64,
+    /// Messages that it has not.
+    pub missing: u64,
+    /// Messages that it was given twice.
+    pub duplicates: u64,
+    /// Messages that came before one that was sent earlier.
+    pub out_of_order: u64,
+    /// Messages that differ from what was sent.
+    pub altered: u64,
+    /// From when a message should have been sent until it was here.
+    pub latency_us: Percentiles,
+    /// Its clock's error against the source's, microseconds at most.
+    pub clock_error_us: f64,
+    /// What it used during the run.
+    pub usage: Usage,
+    /// What its engine counted.
+    pub stats: super::control::ReceiverStats,
+    /// Receive buffer granted, bytes.
+    pub receive_buffer_bytes: usize,
+}
+
+/// What a run comes to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// `summary`.
+    pub event: String,
+    /// What was to be done.
+    pub messages: u64,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Messages a second on schedule; 0: as fast as all take them.
+    pub rate: f64,
+    /// How many receivers.
+    pub receivers: usize,
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages that each receiver has, by name.
+    pub received: BTreeMap<String, u64>,
+    /// Messages that a receiver has not, over all.
+    pub missing: u64,
+    /// Messages that a receiver was given twice, over all.
+    pub duplicates: u64,
+    /// Messages that came before one that was sent earlier, over all.
+    pub out_of_order: u64,
+    /// Messages that came altered, over all.
+    pub altered: u64,
+    /// From the intended send time to each receiver, all together.
+    pub receiver_us: Percentiles,
+    /// From the intended send time to the last receiver.
+    pub last_us: Percentiles,
+    /// The furthest that the source was behind its schedule, microseconds: part of every latency.
+    pub late_us_max: f64,
+    /// From the first send to the last arrival, seconds.
+    pub seconds: f64,
+    /// Messages a second that every receiver had.
+    pub messages_per_s: f64,
+    /// Payload bytes a second that every receiver had.
+    pub bytes_per_s: f64,
+    /// Datagrams that the source sent.
+    pub datagrams: u64,
+    /// Segments sent again in answer to NACKs, and parity.
+    pub repairs: u64,
+    /// Segments sent again unasked.
+    pub copies: u64,
+    /// NACKs that reached the source.
+    pub nacks: u64,
+    /// Bytes on the source's cable, with Ethernet, IPv4 and UDP headers, for each byte of payload.
+    pub wire_per_payload: f64,
+    /// What the source used during the run.
+    pub usage: Usage,
+    /// Processor time of the source and all receivers, microseconds for each message.
+    pub cpu_us_per_message: f64,
+    /// What each receiver has.
+    pub per_receiver: Vec<ReceiverFigures>,
+    /// The largest error of a receiver's clock, microseconds: every latency is that much unsure.
+    pub clock_error_us: f64,
+    /// `open-lab`: nothing is authenticated or encrypted.
+    pub security: String,
+    /// How datagrams went to and from the system.
+    pub io: String,
+    /// How the source waited.
+    pub idle: String,
+    /// Send buffer granted, bytes.
+    pub send_buffer_bytes: usize,
+    /// The kernel.
+    pub kernel: String,
+    /// This program's version.
+    pub version: String,
+    /// Decides what messages are filled with.
+    pub seed: u64,
+}
+
+/// What the source did.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    /// For each message when it was, or should have been, sent; by the source's clock, nanoseconds.
+    pub(super) intended: Vec<u64>,
+    /// The furthest behind schedule.
+    pub(super) late_ns_max: u64,
+    pub(super) datagrams: u64,
+    pub(super) bytes: u64,
+    pub(super) repairs: u64,
+    pub(super) copies: u64,
+    pub(super) nacks: u64,
+    pub(super) usage: Usage,
+}
+
+/// When everything came to one receiver, by the source's clock, and what it is.
+#[derive(Debug)]
+pub(super) struct Came {
+    pub(super) arrivals: Vec<u64>,
+    pub(super) figures: ReceiverFigures,
+}
+
+/// For each message, the nanoseconds until each receiver had it, in the receivers' order, and until the last had it.
+#[derive(Debug)]
+pub(super) struct Samples {
+    pub(super) each: Vec<Vec<u64>>,
+    pub(super) last: Vec<u64>,
+}
+
+impl Samples {
+    /// A message that came before it was sent, by two clocks that are not quite together, took no time.
+    pub(super) fn of(intended: &[u64], came: &[Came]) -> Self {
+        let mut last = vec![0; intended.len()];
+        let mut each = Vec::with_capacity(came.len());
+        for receiver in came {
+            let mut took = Vec::with_capacity(intended.len());
+            for (at, &due) in intended.iter().enumerate() {
+                let nanos = match receiver.arrivals.get(at) {
+                    None | Some(&NEVER) => NEVER,
+                    Some(&arrival) => arrival.saturating_sub(due),
+                };
+                last[at] = nanos.max(last[at]);
+                took.push(nanos);
+            }
+            each.push(took);
+        }
+        Self { each, last }
+    }
+}
+
+/// What is said of the circumstances.
+#[derive(Clone, Debug)]
+pub(super) struct Circumstances {
+    pub(super) size: usize,
+    pub(super) rate: f64,
+    pub(super) io: String,
+    pub(super) idle: String,
+    pub(super) send_buffer_bytes: usize,
+    pub(super) seed: u64,
+}
+
+pub(super) fn summary(
+    sent: &Sent,
+    mut came: Vec<Came>,
+    samples: Samples,
+    circumstances: Circumstances,
+) -> Summary {
+    let messages = sent.intended.len() as u64;
+    for (receiver, took) in came.iter_mut().zip(&samples.each) {
+        let figures = &mut receiver.figures;
+        figures.missing = took.iter().filter(|&&nanos| nanos == NEVER).count() as u64;
+        figures.received = messages - figures.missing;
+        figures.latency_us = Percentiles::of(&mut took.clone());
+    }
+    let begun = sent.intended.first().copied().unwrap_or(0);
+    let arrivals = || came.iter().flat_map(|receiver| &receiver.arrivals);
+    let ended = arrivals().copied().filter(|&at| at != NEVER).max();
+    let seconds = ended.map_or(0.0, |ended| ended.saturating_sub(begun) as f64 / 1e9);
+    let complete = samples.last.iter().filter(|&&nanos| nanos != NEVER).count() as f64;
+    let messages_per_s = if seconds > 0.0 {
+        complete / seconds
+    } else {
+        0.0
+    };
+    let payload = (messages * circumstances.size as u64) as f64;
+    let wire = (sent.bytes + sent.datagrams * HEADERS_BYTES) as f64;
+    let per_receiver: Vec<_> = came.into_iter().map(|came| came.figures).collect();
+    let total = |of: fn(&ReceiverFigures) -> u64| per_receiver.iter().map(of).sum::<u64>();
+    let cpu_s = sent.usage.cpu_s + per_receiver.iter().map(|one| one.usage.cpu_s).sum::<f64>();
+    let error = per_receiver.iter().map(|one| one.clock_error_us);
+    Summary {
+        event: "summary".to_owned(),
+        messages,
+        size: circumstances.size,
+        rate: circumstances.rate,
+        receivers: per_receiver.len(),
+        sent: messages,
+        received: per_receiver
+            .iter()
+            .map(|one| (one.name.clone(), one.received))
+            .collect(),
+        missing: total(|one| one.missing),
+        duplicates: total(|one| one.duplicates),
+        out_of_order: total(|one| one.out_of_order),
+        altered: total(|one| one.altered),
+        receiver_us: Percentiles::of(&mut samples.each.concat()),
+        last_us: Percentiles::of(&mut samples.last.clone()),
+        late_us_max: sent.late_ns_max as f64 / 1_000.0,
+        seconds,
+        messages_per_s,
+        bytes_per_s: messages_per_s * circumstances.size as f64,
+        datagrams: sent.datagrams,
+        repairs: sent.repairs,
+        copies: sent.copies,
+        nacks: sent.nacks,
+        wire_per_payload: wire / payload,
+        usage: sent.usage,
+        cpu_us_per_message: cpu_s * 1e6 / messages as f64,
+        clock_error_us: error.fold(0.0, f64::max),
+        per_receiver,
+        security: "open-lab".to_owned(),
+        io: circumstances.io,
+        idle: circumstances.idle,
+        send_buffer_bytes: circumstances.send_buffer_bytes,
+        kernel: kernel(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        seed: circumstances.seed,
+    }
+}
+
+/// The system's name and release.
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    let release = release.map(|release| format!(" {}", release.trim()));
+    format!("{}{}", std::env::consts::OS, release.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_the_nearest_and_what_never_came_is_in_them() {
+        let mut nanos: Vec<u64> = (1..=90).map(|us| us * 1_000).collect();
+        nanos.extend([NEVER; 10]);
+        let ranks = Percentiles::of(&mut nanos);
+        assert_eq!(
+            (ranks.count, ranks.p50, ranks.p90),
+            (100, Some(50.0), Some(90.0))
+        );
+        assert_eq!((ranks.p99, ranks.p9999, ranks.max), (None, None, None));
+        assert_eq!(Percentiles::of(&mut []), Percentiles::default());
+        assert_eq!(Percentiles::of(&mut [5_000]).p9999, Some(5.0));
+    }
+
+    #[test]
+    fn the_last_receiver_counts_and_one_that_never_had_it_is_last() {
+        let came = |arrivals: &[u64]| Came {
+            arrivals: arrivals.to_vec(),
+            figures: ReceiverFigures {
+                name: String::new(),
+                received: 0,
+                missing: 0,
+                duplicates: 0,
+                out_of_order: 0,
+                altered: 0,
+                latency_us: Percentiles::default(),
+                clock_error_us: 0.0,
+                usage: Usage::default(),
+                stats: Default::default(),
+                receive_buffer_bytes: 0,
+            },
+        };
+        let intended = [100, 200, 300];
+        let samples = Samples::of(&intended, &[came(&[110, 290, 300]), came(&[150, NEVER])]);
+        assert_eq!(samples.last, [50, NEVER, NEVER]);
+        assert_eq!(samples.each, [vec![10, 90, 0], vec![50, NEVER, NEVER]]);
+    }
+}

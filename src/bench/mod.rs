@@ -1,0 +1,161 @@
+//! Measuring: a source with a schedule that is fixed before it starts, receivers that write down when each message came, and
+//! figures of which nothing that is missing is left out.
+//!
+//! A run has two paths. Messages go from the source to its receivers as on any floor. Everything else (who takes part, what
+//! will be sent, whose clock shows what, and at the end every arrival) goes over one TCP connection from each receiver to
+//! the source, which is silent while messages are on their way.
+
+mod control;
+mod figures;
+mod receive;
+mod send;
+mod usage;
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::net::{Interface, InterfaceKind, InterfaceSpec};
+use crate::notice::OPAQUE;
+use crate::proto::{self, Join};
+use crate::runtime::Network;
+use crate::station::StationConfig;
+use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
+
+pub use figures::{Percentiles, ReceiverFigures, Summary};
+pub use receive::ReceiveOptions;
+pub use send::SendOptions;
+pub use {receive::run as receive, send::run as send};
+
+/// Most messages of a run: each receiver keeps the arrival of each, eight bytes.
+pub const MESSAGES_MAX: u64 = 20_000_000;
+/// Smallest message: what tells it from others must fit.
+pub const SIZE_MIN: usize = 16;
+/// Largest message.
+pub const SIZE_MAX: usize = 1_000_000;
+/// Receivers of a run.
+pub const RECEIVERS_MAX: usize = 512;
+/// Receive buffer to ask for, bytes: what a stock Linux may be told to grant (`net.core.rmem_max`).
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// The group of runs that name none: a port that nobody has registered, in the scope of one site (RFC 2365).
+pub const GROUP: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(239, 255, 90, 17)),
+    19_017,
+);
+
+/// Where a run takes place.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The interface.
+    pub interface: Interface,
+    /// Address and port of the one group.
+    pub group: SocketAddr,
+}
+
+impl Place {
+    fn group_id() -> GroupId {
+        GroupId::of("bench")
+    }
+
+    fn floor() -> FloorId {
+        FloorId::of("bench")
+    }
+
+    fn stream() -> StreamId {
+        StreamId::new(Self::group_id(), Lane::Routine)
+    }
+
+    fn network(&self) -> Network {
+        Network {
+            spec: InterfaceSpec::Index(self.interface.index),
+            interface: self.interface.clone(),
+            groups: vec![(Self::group_id(), self.group)],
+            ttl: u8::from(self.interface.kind != InterfaceKind::Loopback),
+            dscp: None,
+            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+            datagram_bytes: 2_048,
+        }
+    }
+
+    fn station(name: &str, session: u64, is_receiver: bool) -> StationConfig {
+        let source = SourceId::of(Self::floor(), name);
+        StationConfig {
+            endpoint: proto::Config::new(Self::floor(), source, SessionId(session)),
+            name: name.to_owned(),
+            is_workstation: false,
+            groups: is_receiver.then(Self::group_id).into_iter().collect(),
+            join: Join::Lead,
+            remember: crate::notice::REMEMBER_RECOMMENDED,
+            listed: Default::default(),
+        }
+    }
+}
+
+/// A message of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Where the source waits for its receivers: the port, at the address that this came from.
+    Call { port: u16 },
+    /// The message with this index.
+    Measured(u64),
+}
+
+/// Bytes before a message's filling: the mark of what is no notice, the kind, the run, the index.
+const HEAD_BYTES: usize = 1 + 1 + 4 + 8;
+
+impl Content {
+    const CALL: u8 = 0;
+    const MEASURED: u8 = 1;
+
+    /// Writes it down for `run`, filled up to `size` bytes.
+    fn encode(self, bytes: &mut BytesMut, run: u32, filling: &[u8], size: usize) {
+        let (kind, value) = match self {
+            Self::Call { port } => (Self::CALL, u64::from(port)),
+            Self::Measured(index) => (Self::MEASURED, index),
+        };
+        bytes.put_u8(OPAQUE);
+        bytes.put_u8(kind);
+        bytes.put_u32(run);
+        bytes.put_u64(value);
+        let rest = size.saturating_sub(HEAD_BYTES);
+        bytes.put_slice(&filling[..rest.min(filling.len())]);
+    }
+
+    /// Reads it; the run it belongs to.
+    fn decode(bytes: &[u8]) -> Option<(u32, Self)> {
+        let head: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
+        let [OPAQUE, kind, a, b, c, d, index @ ..] = *head else {
+            return None;
+        };
+        let value = u64::from_be_bytes(index);
+        let content = match kind {
+            Self::CALL => Self::Call {
+                port: u16::try_from(value).ok()?,
+            },
+            Self::MEASURED => Self::Measured(value),
+            _ => return None,
+        };
+        Some((u32::from_be_bytes([a, b, c, d]), content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_and_nonsense_does_not() {
+        for content in [Content::Call { port: 7 }, Content::Measured(1 << 40)] {
+            let mut bytes = BytesMut::new();
+            content.encode(&mut bytes, 9, &[5; 100], 64);
+            assert_eq!(bytes.len(), 64);
+            assert_eq!(Content::decode(&bytes), Some((9, content)));
+            assert_eq!(Content::decode(&bytes[..HEAD_BYTES - 1]), None);
+        }
+        assert_eq!(Content::decode(&[1; 64]), None);
+        assert_eq!(
+            Content::decode(&[0; 64]),
+            Some((0, Content::Call { port: 0 }))
+        );
+    }
+}

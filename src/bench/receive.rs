@@ -1,0 +1,433 @@
+//! A receiver of a run: writes down when each message came, and hands that over at the end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread;
+use std::time::Duration;
+
+use crate::capture::Recorded;
+use crate::output::{Ending, Failure, PrintError, Printer};
+use crate::proto::Origin;
+use crate::runtime::{self, Clock, Drops, Loop, Moment, Next, Node, Program, Stop};
+use crate::station::StationEvent;
+use crate::time::{Timestamp, saturating_nanos};
+
+use super::control::{
+    ClockId, Control, Handed, Hello, NEVER, ReceiverStats, Welcome, answer_until_over,
+};
+use super::send::filling;
+use super::usage::Usage;
+use super::{Content, HEAD_BYTES, Place};
+
+/// How often a receiver looks what the silent path has brought.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long something may be missing at the end without anything coming.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a receiver is told.
+#[derive(Clone, Debug)]
+pub struct ReceiveOptions {
+    /// Where.
+    pub place: Place,
+    /// Its name; each receiver of a run needs one of its own.
+    pub name: String,
+    /// How long to wait for a source.
+    pub wait: Duration,
+    /// Share of datagrams dropped where they arrive, 0 to 1.
+    pub loss: f64,
+    /// Every so-manyth message is treated as if it had never come: a receiver to test a harness with.
+    pub ignore_every: Option<u64>,
+    /// Decides which datagrams are dropped.
+    pub seed: u64,
+    /// JSON instead of lines for eyes.
+    pub is_json: bool,
+}
+
+/// Takes part in one run.
+///
+/// # Errors
+/// [`Failure`] when it cannot start, when no source calls, or when the source goes away.
+pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
+    let clock = Clock::start();
+    let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
+    let config = Place::station(&options.name, draw()?, true);
+    let station = Recorded::new(config, draw()?, clock.now(), None);
+    let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, options.seed));
+    let mut looping = Loop::new(options.place.network(), clock)
+        .and_then(|mut looping| {
+            looping
+                .add(station, &[Place::group_id()], drops)
+                .map(|()| looping)
+        })
+        .map_err(|error| Failure::system("cannot receive", &error))?;
+    stop.watch(&looping);
+    let mut program = Run {
+        options,
+        stop: stop.clone(),
+        clock,
+        deadline: clock.now() + options.wait,
+        buffer_bytes: looping.nodes()[0].receive_buffer_bytes(),
+        sources: BTreeMap::new(),
+        stage: Stage::Waiting,
+        failure: None,
+    };
+    looping
+        .run(&mut program)
+        .map_err(|error| Failure::system("cannot go on", &error))?;
+    if let Some(failure) = program.failure {
+        return Err(failure);
+    }
+    match program.stage {
+        Stage::Ended(outcome) => report(options, &outcome),
+        _ => Ok(Ending::Failed),
+    }
+}
+
+fn report(options: &ReceiveOptions, outcome: &Outcome) -> Result<Ending, Failure> {
+    let mut printer = Printer::new(options.is_json);
+    let line = format!(
+        "{}: received {} of {}, missing {}, duplicates {}, out of order {}; {} NACKs, {:.2} CPU seconds, {:.1} MB",
+        options.name,
+        outcome.received,
+        outcome.sent,
+        outcome.missing,
+        outcome.duplicates,
+        outcome.out_of_order,
+        outcome.stats.nacks_sent,
+        outcome.usage.cpu_s,
+        outcome.usage.rss_bytes as f64 / 1e6,
+    );
+    let printed = printer.print(outcome, &line).and_then(|()| printer.flush());
+    printed.or_else(PrintError::into_ending)?;
+    Ok(if outcome.missing == 0 && outcome.altered == 0 {
+        Ending::Done
+    } else {
+        Ending::Failed
+    })
+}
+
+/// What a receiver says of a run itself.
+#[derive(Clone, Debug, serde::Serialize)]
+struct Outcome {
+    event: &'static str,
+    name: String,
+    sent: u64,
+    received: u64,
+    missing: u64,
+    duplicates: u64,
+    out_of_order: u64,
+    altered: u64,
+    stats: ReceiverStats,
+    usage: Usage,
+    receive_buffer_bytes: usize,
+}
+
+/// What the silent path brings.
+enum News {
+    /// We take part; to be said when everything is ready for the first message.
+    Welcome {
+        messages: u64,
+        size: usize,
+        is_ready: Sender<()>,
+    },
+    /// All were sent.
+    Over { sent: u64 },
+    /// It has failed, or the source does not want us.
+    Failed(String),
+}
+
+/// How far it is.
+enum Stage {
+    /// No source has called.
+    Waiting,
+    /// One has.
+    Calling(Path),
+    /// Messages come.
+    Running(Box<Running>),
+    /// It has handed over what came.
+    Ended(Outcome),
+}
+
+/// The silent path's thread, seen from the loop.
+struct Path {
+    run: u32,
+    news: Receiver<News>,
+    hand: Sender<(Handed, Vec<u64>)>,
+}
+
+struct Running {
+    path: Path,
+    tally: Tally,
+    began: Usage,
+    /// All were sent; then until when something may still come.
+    over: Option<(u64, Timestamp)>,
+}
+
+/// What came.
+struct Tally {
+    run: u32,
+    arrivals: Vec<u64>,
+    filling: Vec<u8>,
+    size: usize,
+    received: u64,
+    next: u64,
+    duplicates: u64,
+    out_of_order: u64,
+    altered: u64,
+    ignore_every: u64,
+    last: Timestamp,
+}
+
+impl Tally {
+    fn take(&mut self, clock: Clock, payload: &[u8]) {
+        let Some((run, Content::Measured(index))) = Content::decode(payload) else {
+            return;
+        };
+        let place = usize::try_from(index).ok();
+        let Some(arrival) = place.and_then(|place| self.arrivals.get_mut(place)) else {
+            return;
+        };
+        if run != self.run || (index + 1).is_multiple_of(self.ignore_every) {
+            return;
+        }
+        let is_whole = payload.len() == self.size
+            && payload[HEAD_BYTES..] == self.filling[..payload.len() - HEAD_BYTES];
+        self.altered += u64::from(!is_whole);
+        if *arrival != NEVER {
+            self.duplicates += 1;
+            return;
+        }
+        self.last = clock.now();
+        *arrival = self.last.as_nanos();
+        self.received += 1;
+        self.out_of_order += u64::from(index < self.next);
+        self.next = self.next.max(index + 1);
+    }
+}
+
+struct Run<'a> {
+    options: &'a ReceiveOptions,
+    stop: Stop,
+    clock: Clock,
+    deadline: Timestamp,
+    buffer_bytes: usize,
+    /// Where each source sends from.
+    sources: BTreeMap<Origin, SocketAddr>,
+    stage: Stage,
+    failure: Option<Failure>,
+}
+
+impl Program for Run<'_> {
+    fn handle_event(&mut self, _: Moment, _: usize, _: &mut Recorded, event: StationEvent) {
+        match event {
+            StationEvent::Opaque { at, payload } => match &mut self.stage {
+                Stage::Running(running) => running.tally.take(self.clock, &payload),
+                Stage::Waiting => self.called(at.origin, &payload),
+                Stage::Calling(_) | Stage::Ended(_) => {}
+            },
+            StationEvent::SessionStarted { origin, from } => {
+                self.sources.insert(origin, from);
+            }
+            StationEvent::SessionEnded { origin, .. } => {
+                self.sources.remove(&origin);
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
+        if self.stop.is_requested() || self.failure.is_some() {
+            return Next::Done;
+        }
+        self.look(at.now, &nodes[0]);
+        match &self.stage {
+            Stage::Waiting | Stage::Calling(_) if at.now >= self.deadline => {
+                self.failure = Some(Failure::Failed(format!(
+                    "no source has begun a run within {} s; start floorcast bench send on the same group and interface, with as many --receivers as there are",
+                    self.options.wait.as_secs()
+                )));
+                Next::Done
+            }
+            Stage::Ended(_) => Next::Done,
+            _ if self.failure.is_some() => Next::Done,
+            _ => Next::At(at.now + LOOK_EVERY),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// A source calls: answer it.
+    fn called(&mut self, origin: Origin, payload: &[u8]) {
+        let Some((run, Content::Call { port })) = Content::decode(payload) else {
+            return;
+        };
+        let Some(from) = self.sources.get(&origin) else {
+            return;
+        };
+        let to = SocketAddr::new(from.ip(), port);
+        let hello = Hello {
+            run,
+            name: self.options.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            clock: ClockId::of(self.clock),
+            receive_buffer_bytes: self.buffer_bytes,
+        };
+        let (tell, news) = mpsc::channel();
+        let (hand, handed) = mpsc::channel();
+        let clock = self.clock;
+        // Ends with the connection; the process does not wait for it.
+        thread::spawn(move || {
+            if let Err(error) = talk(to, &hello, clock, &tell, &handed) {
+                let _ = tell.send(News::Failed(format!("the source at {to}: {error}")));
+            }
+        });
+        self.stage = Stage::Calling(Path { run, news, hand });
+    }
+
+    /// What the silent path has brought, and whether everything is there.
+    fn look(&mut self, now: Timestamp, node: &Node) {
+        let path = match &self.stage {
+            Stage::Calling(path) => path,
+            Stage::Running(running) => &running.path,
+            Stage::Waiting | Stage::Ended(_) => return,
+        };
+        match path.news.try_recv() {
+            Ok(News::Welcome {
+                messages,
+                size,
+                is_ready,
+            }) => {
+                self.begin(messages, size);
+                // A thread that hears it no more has failed, which is its next news.
+                let _ = is_ready.send(());
+            }
+            Ok(News::Over { sent }) => {
+                if let Stage::Running(running) = &mut self.stage {
+                    running.over = Some((sent, now));
+                }
+            }
+            Ok(News::Failed(why)) => self.failure = Some(Failure::Failed(why)),
+            Err(TryRecvError::Disconnected) => {
+                self.failure = Some(Failure::Failed("the source has gone".to_owned()));
+            }
+            Err(TryRecvError::Empty) => {}
+        }
+        self.end(now, node);
+    }
+
+    fn begin(&mut self, messages: u64, size: usize) {
+        let Stage::Calling(path) = std::mem::replace(&mut self.stage, Stage::Waiting) else {
+            return;
+        };
+        let messages = usize::try_from(messages.min(super::MESSAGES_MAX)).unwrap_or(0);
+        let tally = Tally {
+            run: path.run,
+            arrivals: vec![NEVER; messages],
+            filling: filling(path.run, size),
+            size,
+            received: 0,
+            next: 0,
+            duplicates: 0,
+            out_of_order: 0,
+            altered: 0,
+            ignore_every: self.options.ignore_every.unwrap_or(u64::MAX),
+            last: Timestamp::ZERO,
+        };
+        self.stage = Stage::Running(Box::new(Running {
+            path,
+            tally,
+            began: Usage::now(),
+            over: None,
+        }));
+    }
+
+    /// Hands over what came, once everything has or nothing comes any more.
+    fn end(&mut self, now: Timestamp, node: &Node) {
+        let Stage::Running(running) = &mut self.stage else {
+            return;
+        };
+        let Some((sent, told)) = running.over else {
+            return;
+        };
+        let tally = &mut running.tally;
+        let patience_ns = saturating_nanos(PATIENCE);
+        let is_quiet = now.nanos_since(tally.last.max(told)) >= patience_ns;
+        if tally.received < sent && !is_quiet {
+            return;
+        }
+        let stats = node.station.stats();
+        let stats = ReceiverStats {
+            datagrams_received: stats.datagrams_received,
+            nacks_sent: stats.nacks_sent,
+            segments_repaired: stats.repairs_received + stats.segments_mended + stats.copies_used,
+            segments_lost: stats.segments_lost,
+        };
+        let usage = Usage::now().since(running.began);
+        let outcome = Outcome {
+            event: "summary",
+            name: self.options.name.clone(),
+            sent,
+            received: tally.received,
+            missing: sent.saturating_sub(tally.received),
+            duplicates: tally.duplicates,
+            out_of_order: tally.out_of_order,
+            altered: tally.altered,
+            stats: stats.clone(),
+            usage,
+            receive_buffer_bytes: self.buffer_bytes,
+        };
+        let handed = Handed {
+            arrivals: tally.arrivals.len() as u64,
+            duplicates: tally.duplicates,
+            out_of_order: tally.out_of_order,
+            altered: tally.altered,
+            usage,
+            stats,
+        };
+        let arrivals = std::mem::take(&mut tally.arrivals);
+        let is_handed = running.path.hand.send((handed, arrivals)).is_ok();
+        // The thread ends when all is written, and its end of the channel with it.
+        let rest = running.path.news.recv();
+        if let Ok(News::Failed(why)) = rest {
+            self.failure = Some(Failure::Failed(why));
+        } else if !is_handed {
+            self.failure = Some(Failure::Failed("the source has gone".to_owned()));
+        }
+        self.stage = Stage::Ended(outcome);
+    }
+}
+
+/// The silent path, from the call to the end.
+fn talk(
+    to: SocketAddr,
+    hello: &Hello,
+    clock: Clock,
+    tell: &Sender<News>,
+    handed: &Receiver<(Handed, Vec<u64>)>,
+) -> io::Result<()> {
+    let mut control = Control::connect(to)?;
+    control.put(hello)?;
+    match control.take()? {
+        Welcome::In { messages, size } => {
+            let (is_ready, ready) = mpsc::channel();
+            let welcome = News::Welcome {
+                messages,
+                size,
+                is_ready,
+            };
+            if tell.send(welcome).is_err() || ready.recv().is_err() {
+                return Ok(());
+            }
+        }
+        Welcome::Out(why) => return Err(io::Error::other(why)),
+    }
+    let sent = answer_until_over(&mut control, clock)?;
+    let _ = tell.send(News::Over { sent });
+    if let Ok((handed, arrivals)) = handed.recv() {
+        control.put(&handed)?;
+        control.put_arrivals(&arrivals)?;
+    }
+    Ok(())
+}

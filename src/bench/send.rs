@@ -1,0 +1,677 @@
+//! The source of a run: gathers its receivers, keeps its schedule, and reckons up what came when.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::capture::Recorded;
+use crate::output::{Ending, Failure, PrintError, Printer};
+use crate::proto::{Flow, GroupSize, Percent, PublishError, Rate, SendWindowBytes, Stats, Tuning};
+use crate::rng::Rng;
+use crate::runtime::{self, Clock, Loop, Moment, Next, Node, Program, Stop};
+use crate::station::StationEvent;
+use crate::time::{Timestamp, saturating_nanos};
+
+use super::control::{Ask, ClockId, Control, Handed, Hello, NEVER, Offset, Told, Welcome};
+use super::figures::{
+    self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
+};
+use super::usage::Usage;
+use super::{Content, HEAD_BYTES, Place};
+
+/// How often the source calls while receivers are missing.
+const CALL_EVERY: Duration = Duration::from_millis(100);
+/// How often it looks whether the silent path has news.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// From the last receiver's word to the first message: time for what was set in motion to come to rest.
+const LEAD: Duration = Duration::from_millis(200);
+/// How long receivers may take to hand over what came. They give up on missing messages after two seconds of silence.
+const HAND_OVER: Duration = Duration::from_secs(60);
+/// Messages published between two looks at the network.
+const MESSAGES_PER_TURN: u64 = 1_024;
+/// Messages are cut from stretches of memory of this size.
+const STRETCH_BYTES: usize = 1 << 20;
+/// What an unpaced run may have on its way before the slowest receiver has said how far it is, twice: half of it is the
+/// quorum's share (R-FLOW-2), which fits in the receive buffer that is asked for.
+const WINDOW_BYTES: u64 = 4 << 20;
+
+/// What a source is told.
+#[derive(Clone, Debug)]
+pub struct SendOptions {
+    /// Where.
+    pub place: Place,
+    /// How many messages.
+    pub messages: u64,
+    /// Bytes of each.
+    pub size: usize,
+    /// Messages a second on a schedule that is fixed before the first; 0: as fast as every receiver takes them.
+    pub rate: f64,
+    /// How many receivers to wait for.
+    pub receivers: usize,
+    /// How long to wait for them.
+    pub wait: Duration,
+    /// Holds the source up for so long in the middle of the schedule: to test a harness with.
+    pub stall: Option<Duration>,
+    /// Data rate, bytes a second, whatever the schedule; `None`: no bound but the wire's.
+    pub data_rate: Option<u64>,
+    /// Where raw latencies go, a line for each message.
+    pub samples: Option<PathBuf>,
+    /// Decides what messages are filled with.
+    pub seed: u64,
+    /// JSON instead of lines for eyes.
+    pub is_json: bool,
+}
+
+/// What messages of a run are filled with.
+pub(super) fn filling(run: u32, size: usize) -> Vec<u8> {
+    let mut rng = Rng::new(u64::from(run));
+    let len = size.saturating_sub(HEAD_BYTES);
+    let mut bytes: Vec<u8> = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend(rng.below(u64::MAX).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Runs once, and says what came of it; [`Ending::Failed`] when a receiver lacks anything.
+///
+/// # Errors
+/// [`Failure`] when it cannot start, or a receiver goes away.
+pub fn run(options: &SendOptions, stop: &Stop) -> Result<Ending, Failure> {
+    // Before anything is sent: a file that cannot be written should not cost a run.
+    let samples_file = options
+        .samples
+        .as_ref()
+        .map(|path| {
+            File::create(path).map_err(|error| {
+                Failure::Usage(format!(
+                    "--samples: cannot write {}: {error}; name a file in a directory that exists",
+                    path.display()
+                ))
+            })
+        })
+        .transpose()?;
+    let (summary, samples) = measure(options, stop)?;
+    if let Some(file) = samples_file {
+        write_samples(file, &summary, &samples)
+            .map_err(|error| Failure::system("cannot write the samples", &error))?;
+    }
+    report(options, &summary)
+}
+
+fn report(options: &SendOptions, summary: &Summary) -> Result<Ending, Failure> {
+    let mut printer = Printer::new(options.is_json);
+    let line = describe(summary);
+    let printed = printer.print(summary, &line).and_then(|()| printer.flush());
+    printed.or_else(PrintError::into_ending)?;
+    let wrong = summary.missing + summary.duplicates + summary.out_of_order + summary.altered;
+    Ok(if wrong == 0 {
+        Ending::Done
+    } else {
+        Ending::Failed
+    })
+}
+
+fn describe(summary: &Summary) -> String {
+    let us = |value: Option<f64>| value.map_or("never".to_owned(), |us| format!("{us:.0}"));
+    let row = |name: &str, of: &Percentiles| {
+        format!(
+            "{name} p50 {}, p90 {}, p99 {}, p99.9 {}, max {} us",
+            us(of.p50),
+            us(of.p90),
+            us(of.p99),
+            us(of.p999),
+            us(of.max)
+        )
+    };
+    let rate = if summary.rate > 0.0 {
+        format!("{:.0} a second", summary.rate)
+    } else {
+        "as fast as all take them".to_owned()
+    };
+    format!(
+        "{} messages of {} bytes to {} receivers, {rate}\n\
+         missing {}, duplicates {}, out of order {}, altered {}\n\
+         {}\n{}\n\
+         {:.0} messages a second to every receiver ({:.1} MB/s), {:.2} us of processor for each, all sides\n\
+         {} datagrams, {} repairs, {} NACKs, {:.3} bytes on the wire per payload byte; {}, {}, clocks within {:.1} us, seed {}",
+        summary.messages,
+        summary.size,
+        summary.receivers,
+        summary.missing,
+        summary.duplicates,
+        summary.out_of_order,
+        summary.altered,
+        row("last receiver:", &summary.last_us),
+        row("each receiver:", &summary.receiver_us),
+        summary.messages_per_s,
+        summary.bytes_per_s / 1e6,
+        summary.cpu_us_per_message,
+        summary.datagrams,
+        summary.repairs,
+        summary.nacks,
+        summary.wire_per_payload,
+        summary.security,
+        summary.io,
+        summary.clock_error_us,
+        summary.seed,
+    )
+}
+
+/// One line for each message: its index, the nanoseconds until the last receiver had it, and until each had it; what never
+/// came is `never`.
+fn write_samples(file: File, summary: &Summary, samples: &Samples) -> io::Result<()> {
+    let mut to = io::BufWriter::new(file);
+    let nanos = |value: u64| match value {
+        NEVER => "never".to_owned(),
+        value => value.to_string(),
+    };
+    let names = summary.per_receiver.iter().map(|one| one.name.as_str());
+    let names: Vec<_> = ["message", "last"].into_iter().chain(names).collect();
+    writeln!(to, "{}", names.join("\t"))?;
+    for (at, &last) in samples.last.iter().enumerate() {
+        write!(to, "{at}\t{}", nanos(last))?;
+        for each in &samples.each {
+            write!(to, "\t{}", nanos(each[at]))?;
+        }
+        writeln!(to)?;
+    }
+    to.flush()
+}
+
+/// Does one run.
+fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Failure> {
+    let clock = Clock::start();
+    let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
+    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits")]
+    let run = options.seed as u32 ^ (options.seed >> 32) as u32;
+    let station = station(options, draw()?, draw()?, clock)?;
+    let mut looping = Loop::new(options.place.network(), clock)
+        .and_then(|mut looping| looping.add(station, &[], None).map(|()| looping))
+        .map_err(|error| Failure::system("cannot send", &error))?;
+    stop.watch(&looping);
+    let (port, joining) = gather(options, run, clock)?;
+    let mut source = Source {
+        options,
+        stop: stop.clone(),
+        clock,
+        run,
+        port,
+        filling: filling(run, options.size),
+        stretch: BytesMut::new(),
+        joining,
+        stage: Stage::Gathering {
+            joined: Vec::new(),
+            call_at: Timestamp::ZERO,
+            until: clock.now() + options.wait,
+        },
+        failure: None,
+    };
+    looping
+        .run(&mut source)
+        .map_err(|error| Failure::system("cannot go on", &error))?;
+    if let Some(failure) = source.failure.take() {
+        return Err(failure);
+    }
+    let Stage::Over { sent, came } = source.stage else {
+        return Err(Failure::Failed("the run was broken off".to_owned()));
+    };
+    let samples = Samples::of(&sent.intended, &came);
+    let circumstances = Circumstances {
+        size: options.size,
+        rate: options.rate,
+        io: "batches".to_owned(),
+        idle: "block".to_owned(),
+        send_buffer_bytes: looping.nodes()[0].receive_buffer_bytes(),
+        seed: options.seed,
+    };
+    let kept = Samples {
+        each: samples.each.clone(),
+        last: samples.last.clone(),
+    };
+    Ok((figures::summary(&sent, came, samples, circumstances), kept))
+}
+
+fn station(
+    options: &SendOptions,
+    session: u64,
+    seed: u64,
+    clock: Clock,
+) -> Result<Recorded, Failure> {
+    let usage = |error: crate::proto::ConfigError| Failure::Usage(error.to_string());
+    let mut config = Place::station("bench-source", session, false);
+    let endpoint = &mut config.endpoint;
+    endpoint.data_rate = match options.data_rate {
+        Some(rate) => Rate::try_from(rate).map_err(usage)?,
+        None => Rate::MAX,
+    };
+    endpoint.repair_rate = endpoint.data_rate;
+    endpoint.group_size = GroupSize::try_from(options.receivers as u64).map_err(usage)?;
+    endpoint.tuning = Tuning::RECOMMENDED;
+    if options.rate == 0.0 {
+        endpoint.flow = Flow::Quorum(Percent::MAX);
+        endpoint.send_window_bytes = SendWindowBytes::try_from(WINDOW_BYTES).map_err(usage)?;
+    }
+    let mut station = Recorded::new(config, seed, clock.now(), None);
+    station.set_group_size(options.receivers as u64);
+    Ok(station)
+}
+
+/// A receiver that takes part.
+struct Member {
+    hello: Hello,
+    control: Control,
+    offset: Offset,
+}
+
+/// Listens for receivers, on a thread of its own; the port, and those who join.
+fn gather(
+    options: &SendOptions,
+    run: u32,
+    clock: Clock,
+) -> Result<(u16, Receiver<Member>), Failure> {
+    let ip = match options.place.group.ip() {
+        IpAddr::V4(_) => options.place.interface.v4.map(IpAddr::V4),
+        IpAddr::V6(_) => None,
+    };
+    let ip = ip.or_else(|| options.place.interface.addresses.first().copied());
+    let ip = ip.ok_or_else(|| {
+        Failure::Failed(format!(
+            "interface {} has no address to be called back at",
+            options.place.interface
+        ))
+    })?;
+    let listener = TcpListener::bind(SocketAddr::new(ip, 0))
+        .map_err(|error| Failure::system("cannot listen for receivers", &error))?;
+    let port = listener
+        .local_addr()
+        .map_err(|error| Failure::system("cannot listen for receivers", &error))?
+        .port();
+    let (join, joining) = mpsc::channel();
+    let wanted = Welcome::In {
+        messages: options.messages,
+        size: options.size,
+    };
+    let receivers = options.receivers;
+    // Ends with the process, or with the last receiver that is wanted.
+    thread::spawn(move || {
+        let mut names = BTreeSet::new();
+        while names.len() < receivers {
+            let Ok((stream, _)) = listener.accept() else {
+                continue;
+            };
+            match welcome(stream, run, clock, &wanted, &mut names) {
+                Ok(Some(member)) => {
+                    if join.send(member).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                // Whoever went away before the run may come back.
+                Err(error) => tracing::warn!("a receiver could not join: {error}"),
+            }
+        }
+    });
+    Ok((port, joining))
+}
+
+/// Takes one receiver in, unless it is one too many of its name.
+fn welcome(
+    stream: TcpStream,
+    run: u32,
+    clock: Clock,
+    wanted: &Welcome,
+    names: &mut BTreeSet<String>,
+) -> io::Result<Option<Member>> {
+    let mut control = Control::new(stream)?;
+    let hello: Hello = control.take()?;
+    let refused = if hello.run != run {
+        Some("this source is in another run".to_owned())
+    } else if hello.version != env!("CARGO_PKG_VERSION") {
+        Some(format!(
+            "the source is floorcast {}, this receiver {}; use one version",
+            env!("CARGO_PKG_VERSION"),
+            hello.version
+        ))
+    } else if names.contains(&hello.name) {
+        Some(format!(
+            "there is a receiver called {:?} already; give each a --name of its own",
+            hello.name
+        ))
+    } else {
+        None
+    };
+    if let Some(why) = refused {
+        control.put(&Welcome::Out(why))?;
+        return Ok(None);
+    }
+    control.put(wanted)?;
+    let offset = control.compare_clocks(clock, &ClockId::of(clock), &hello.clock)?;
+    control.put(&Ask::Ready)?;
+    let _: Told = control.take()?;
+    names.insert(hello.name.clone());
+    Ok(Some(Member {
+        hello,
+        control,
+        offset,
+    }))
+}
+
+/// Asks one receiver for what came.
+fn collect(member: Member, sent: u64) -> io::Result<Came> {
+    let Member {
+        hello,
+        mut control,
+        offset,
+    } = member;
+    control.set_silence(Some(HAND_OVER))?;
+    control.put(&Ask::Over { sent })?;
+    let handed: Handed = control.take()?;
+    let mut arrivals = control.take_arrivals(handed.arrivals)?;
+    for arrival in arrivals.iter_mut().filter(|arrival| **arrival != NEVER) {
+        *arrival = offset.to_ours(*arrival);
+    }
+    Ok(Came {
+        arrivals,
+        figures: ReceiverFigures {
+            name: hello.name,
+            received: 0,
+            missing: 0,
+            duplicates: handed.duplicates,
+            out_of_order: handed.out_of_order,
+            altered: handed.altered,
+            latency_us: Percentiles::default(),
+            clock_error_us: offset.bound_ns as f64 / 1_000.0,
+            usage: handed.usage,
+            stats: handed.stats,
+            receive_buffer_bytes: hello.receive_buffer_bytes,
+        },
+    })
+}
+
+/// How far the run is.
+enum Stage {
+    /// Receivers are missing.
+    Gathering {
+        joined: Vec<Member>,
+        call_at: Timestamp,
+        until: Timestamp,
+    },
+    /// Messages are sent.
+    Sending {
+        members: Vec<Member>,
+        schedule: Schedule,
+        stall: Option<Duration>,
+    },
+    /// All were sent; receivers hand over what came.
+    Collecting {
+        schedule: Schedule,
+        came: Vec<Came>,
+        news: Receiver<Result<Came, String>>,
+        until: Timestamp,
+    },
+    /// All have.
+    Over { sent: Sent, came: Vec<Came> },
+}
+
+/// When each message should have gone out, and what had been counted and used before the first.
+#[derive(Default)]
+struct Schedule {
+    start: Timestamp,
+    intended: Vec<u64>,
+    late_ns_max: u64,
+    before: Stats,
+    used: Usage,
+}
+
+struct Source<'a> {
+    options: &'a SendOptions,
+    stop: Stop,
+    clock: Clock,
+    run: u32,
+    port: u16,
+    filling: Vec<u8>,
+    stretch: BytesMut,
+    joining: Receiver<Member>,
+    stage: Stage,
+    failure: Option<Failure>,
+}
+
+impl Program for Source<'_> {
+    fn handle_event(&mut self, _: Moment, _: usize, _: &mut Recorded, _: StationEvent) {}
+
+    fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
+        if self.stop.is_requested() {
+            return Next::Done;
+        }
+        let next = match &self.stage {
+            Stage::Gathering { .. } => self.call(at.now, &mut nodes[0]),
+            Stage::Sending { .. } => self.send(&mut nodes[0]),
+            Stage::Collecting { .. } => self.wait_for_all(at.now, &nodes[0]),
+            Stage::Over { .. } => Next::Done,
+        };
+        if self.failure.is_some() {
+            Next::Done
+        } else {
+            next
+        }
+    }
+}
+
+impl Source<'_> {
+    fn fail(&mut self, sentence: String) -> Next {
+        self.failure = Some(Failure::Failed(sentence));
+        Next::Done
+    }
+
+    /// Calls until all receivers are there.
+    fn call(&mut self, now: Timestamp, node: &mut Node) -> Next {
+        let Stage::Gathering {
+            joined,
+            call_at,
+            until,
+        } = &mut self.stage
+        else {
+            return Next::Done;
+        };
+        joined.extend(self.joining.try_iter());
+        if joined.len() >= self.options.receivers {
+            let members = std::mem::take(joined);
+            self.begin(now, node, members);
+            return Next::At(now);
+        }
+        if now >= *until {
+            let sentence = format!(
+                "{} of {} receivers are there after {} s; start floorcast bench receive on the same group and interface, or give fewer --receivers",
+                joined.len(),
+                self.options.receivers,
+                self.options.wait.as_secs()
+            );
+            return self.fail(sentence);
+        }
+        if now >= *call_at {
+            *call_at = now + CALL_EVERY;
+            let call = Content::Call { port: self.port };
+            let mut bytes = BytesMut::new();
+            call.encode(&mut bytes, self.run, &[], 0);
+            let call = bytes.freeze();
+            // A full window is no reason to stop calling.
+            let _ = node.command().publish(now, Place::stream(), call);
+        }
+        Next::At((*call_at).min(now + LOOK_EVERY))
+    }
+
+    fn begin(&mut self, now: Timestamp, node: &Node, mut members: Vec<Member>) {
+        members.sort_by(|a, b| a.hello.name.cmp(&b.hello.name));
+        let messages = usize::try_from(self.options.messages).unwrap_or(0);
+        self.stage = Stage::Sending {
+            members,
+            schedule: Schedule {
+                start: now + LEAD,
+                intended: Vec::with_capacity(messages),
+                late_ns_max: 0,
+                before: node.station.stats(),
+                used: Usage::now(),
+            },
+            stall: self.options.stall,
+        };
+    }
+
+    /// Publishes what is due.
+    fn send(&mut self, node: &mut Node) -> Next {
+        let Stage::Sending {
+            schedule, stall, ..
+        } = &mut self.stage
+        else {
+            return Next::Done;
+        };
+        let now = self.clock.now();
+        for _ in 0..MESSAGES_PER_TURN {
+            let index = schedule.intended.len() as u64;
+            if index == self.options.messages {
+                return self.finish(now, node);
+            }
+            let due = schedule.due(index, self.options.rate, now);
+            if due > now {
+                return Next::At(due);
+            }
+            if index == self.options.messages / 2
+                && let Some(stall) = stall.take()
+            {
+                // Held up as by other work on its core: the loop does nothing meanwhile.
+                while self.clock.now() < now + stall {
+                    std::hint::spin_loop();
+                }
+                return Next::At(now);
+            }
+            let message = cut(
+                &mut self.stretch,
+                self.run,
+                index,
+                &self.filling,
+                self.options.size,
+            );
+            match node.command().publish(now, Place::stream(), message) {
+                Ok(_) => {}
+                // On a schedule, what is held up has been on its way since it was due.
+                Err(PublishError::WindowFull) => return Next::At(now + LOOK_EVERY),
+                Err(error) => return self.fail(format!("message {index} was not sent: {error}")),
+            }
+            schedule.intended.push(due.as_nanos());
+            schedule.late_ns_max = schedule.late_ns_max.max(now.nanos_since(due));
+        }
+        Next::At(now)
+    }
+
+    /// Asks for what came, once everything has gone out.
+    fn finish(&mut self, now: Timestamp, node: &Node) -> Next {
+        let Stage::Sending {
+            members, schedule, ..
+        } = &mut self.stage
+        else {
+            return Next::Done;
+        };
+        if !node.station.endpoint().is_idle() {
+            return Next::At(now + LOOK_EVERY);
+        }
+        let (tell, news) = mpsc::channel();
+        for member in members.drain(..) {
+            let tell = tell.clone();
+            let sent = self.options.messages;
+            thread::spawn(move || {
+                let name = member.hello.name.clone();
+                let came = collect(member, sent)
+                    .map_err(|error| format!("receiver {name} has gone: {error}"));
+                // Nobody waits for it where the run was broken off.
+                let _ = tell.send(came);
+            });
+        }
+        self.stage = Stage::Collecting {
+            schedule: std::mem::take(schedule),
+            came: Vec::new(),
+            news,
+            until: now + HAND_OVER,
+        };
+        Next::At(now + LOOK_EVERY)
+    }
+
+    /// Goes on repairing until all receivers have handed over what came.
+    fn wait_for_all(&mut self, now: Timestamp, node: &Node) -> Next {
+        let Stage::Collecting {
+            schedule,
+            came,
+            news,
+            until,
+        } = &mut self.stage
+        else {
+            return Next::Done;
+        };
+        while let Ok(told) = news.try_recv() {
+            match told {
+                Ok(one) => came.push(one),
+                Err(sentence) => return self.fail(sentence),
+            }
+        }
+        if came.len() < self.options.receivers {
+            if now >= *until {
+                let sentence = format!(
+                    "only {} of {} receivers have handed over what came within {} s of the last message",
+                    came.len(),
+                    self.options.receivers,
+                    HAND_OVER.as_secs()
+                );
+                return self.fail(sentence);
+            }
+            return Next::At(now + LOOK_EVERY);
+        }
+        let mut came = std::mem::take(came);
+        came.sort_by(|a, b| a.figures.name.cmp(&b.figures.name));
+        let sent = std::mem::take(schedule).over(&node.station.stats());
+        self.stage = Stage::Over { sent, came };
+        Next::Done
+    }
+}
+
+impl Schedule {
+    /// When a message is to go out: on a schedule whatever has become of those before it, else now.
+    fn due(&self, index: u64, rate: f64, now: Timestamp) -> Timestamp {
+        if rate == 0.0 {
+            return now.max(self.start);
+        }
+        let offset = Duration::from_secs_f64(index as f64 / rate);
+        self.start.plus_nanos(saturating_nanos(offset))
+    }
+
+    fn over(self, after: &Stats) -> Sent {
+        let before = &self.before;
+        Sent {
+            intended: self.intended,
+            late_ns_max: self.late_ns_max,
+            datagrams: after.datagrams_sent - before.datagrams_sent,
+            bytes: after.bytes_sent - before.bytes_sent,
+            repairs: after.repairs_sent + after.parity_sent
+                - before.repairs_sent
+                - before.parity_sent,
+            copies: after.copies_sent - before.copies_sent,
+            nacks: after.nacks_received - before.nacks_received,
+            usage: Usage::now().since(self.used),
+        }
+    }
+}
+
+/// A message cut from a stretch of memory: no allocation of its own.
+fn cut(stretch: &mut BytesMut, run: u32, index: u64, filling: &[u8], size: usize) -> Bytes {
+    if stretch.capacity() < size.max(HEAD_BYTES) {
+        *stretch = BytesMut::with_capacity(STRETCH_BYTES.max(size));
+    }
+    Content::Measured(index).encode(stretch, run, filling, size);
+    stretch.split().freeze()
+}

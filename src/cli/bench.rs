@@ -1,0 +1,240 @@
+//! `floorcast bench`: its flags, and what they become.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::bench::{
+    self, GROUP, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions, SIZE_MAX, SIZE_MIN,
+    SendOptions,
+};
+use crate::floor::{Floor, parse_duration, parse_positive_duration};
+use crate::net::{self, Interface, InterfaceKind, InterfaceSpec};
+use crate::output::{Ending, Failure};
+use crate::runtime::{self, Stop};
+
+use super::args::{loss, number, seed, whole};
+use super::{check_name, is_local};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Be the source of a run: wait for the receivers, keep the schedule, reckon up what came when
+    Send(SendArgs),
+    /// Be a receiver of a run
+    Receive(ReceiveArgs),
+}
+
+#[derive(Debug, Args)]
+struct PlaceArgs {
+    /// Where the run takes place: an interface's name, index or address [default: the floor's, else loopback]
+    #[arg(long, value_name = "IF")]
+    interface: Option<String>,
+    /// The group's address and port [default: the floor's group "all", else 239.255.90.17:19017]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    group: Option<SocketAddr>,
+    /// Take interface and group from this file
+    #[arg(long, value_name = "PATH")]
+    floor: Option<PathBuf>,
+    /// Messages are not protected: to be said wherever somebody else could hear them, which is everywhere but on loopback
+    #[arg(long)]
+    open_lab: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  floorcast bench send --messages 100000 --size 256 --rate 10000 --receivers 4
+  floorcast bench send --messages 1000000 --size 256 --rate 0 --receivers 1 --json
+
+Exit codes: 0 every receiver has every message once and in order, 1 not so, 2 wrong usage.")]
+pub(super) struct SendArgs {
+    /// Messages to send
+    #[arg(long, value_name = "M", default_value_t = 100_000, value_parser = messages, allow_hyphen_values = true)]
+    messages: u64,
+    /// Bytes of each message
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = size, allow_hyphen_values = true)]
+    size: usize,
+    /// Messages a second, on a schedule that is fixed before the first; 0: as fast as every receiver takes them
+    #[arg(long, value_name = "PER_S", default_value_t = 10_000.0, value_parser = rate, allow_hyphen_values = true)]
+    rate: f64,
+    /// Receivers to wait for
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = receivers, allow_hyphen_values = true)]
+    receivers: usize,
+    /// How long to wait for them
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_positive_duration, allow_hyphen_values = true)]
+    wait: Duration,
+    /// Hold the source up for so long in the middle of the schedule: shows whether a harness counts what is late
+    #[arg(long, value_name = "DURATION", value_parser = stall, allow_hyphen_values = true)]
+    stall: Option<Duration>,
+    /// Write down how long each message took to each receiver, a line for each message
+    #[arg(long, value_name = "FILE")]
+    samples: Option<PathBuf>,
+    /// Decides what messages are filled with [default: drawn, and shown]
+    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: floorcast bench receive --name r0 --json")]
+pub(super) struct ReceiveArgs {
+    /// The receiver's name; each of a run needs one of its own
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// How long to wait for a source
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_positive_duration, allow_hyphen_values = true)]
+    wait: Duration,
+    /// Percent of datagrams dropped where they arrive, 0 to 90
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = loss, allow_hyphen_values = true)]
+    loss: f64,
+    /// Treat every so-manyth message as if it had never come: shows whether a harness counts what is missing
+    #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
+    ignore_every: Option<u64>,
+    /// Decides which datagrams are dropped [default: drawn]
+    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs what was asked for.
+pub(super) fn run(command: BenchCommand, stop: &Stop) -> Result<Ending, Failure> {
+    match command {
+        BenchCommand::Send(args) => send(args, stop),
+        BenchCommand::Receive(args) => receive(args, stop),
+    }
+}
+
+fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
+    let options = SendOptions {
+        place: place(&args.place, "send")?,
+        messages: args.messages,
+        size: args.size,
+        rate: args.rate,
+        receivers: args.receivers,
+        wait: args.wait,
+        stall: args.stall,
+        data_rate: None,
+        samples: args.samples,
+        seed: drawn(args.seed)?,
+        is_json: args.json,
+    };
+    bench::send(&options, stop)
+}
+
+fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
+    check_name(&args.name)?;
+    let options = ReceiveOptions {
+        place: place(&args.place, "receive")?,
+        name: args.name,
+        wait: args.wait,
+        loss: args.loss / 100.0,
+        ignore_every: args.ignore_every,
+        seed: drawn(args.seed)?,
+        is_json: args.json,
+    };
+    bench::receive(&options, stop)
+}
+
+fn drawn(seed: Option<u64>) -> Result<u64, Failure> {
+    match seed {
+        Some(seed) => Ok(seed),
+        None => runtime::draw().map_err(|error| Failure::system("cannot draw a seed", &error)),
+    }
+}
+
+/// Where a run takes place: what is said, else what the floor says, else loopback.
+fn place(args: &PlaceArgs, command: &str) -> Result<Place, Failure> {
+    let floor = args.floor.as_deref().map(Floor::load).transpose();
+    let floor = floor.map_err(|error| Failure::Usage(error.to_string()))?;
+    let spec = match (&args.interface, &floor) {
+        (Some(interface), _) => Some(
+            interface
+                .parse()
+                .map_err(|error| Failure::Usage(format!("--interface: {error}")))?,
+        ),
+        (None, Some(floor)) => Some(floor.interface.clone()),
+        (None, None) => None,
+    };
+    let of_floor = floor.as_ref().and_then(|floor| {
+        let all = floor.group("all").or_else(|| floor.groups.first());
+        all.map(|group| group.address)
+    });
+    let place = Place {
+        interface: interface(spec.as_ref())?,
+        group: args.group.or(of_floor).unwrap_or(GROUP),
+    };
+    if !place.group.ip().is_multicast() {
+        return Err(Failure::Usage(format!(
+            "--group: {} is no multicast address; a run needs one, such as {GROUP}",
+            place.group
+        )));
+    }
+    let is_open = args.open_lab && is_local(place.group.ip());
+    if place.interface.kind == InterfaceKind::Loopback || is_open {
+        return Ok(place);
+    }
+    Err(Failure::Usage(format!(
+        "bench {command} does not protect its messages, and interface {} is not loopback; in a laboratory say so with --open-lab, and use a group within 239.255.0.0/16 (IPv6: scopes 1 to 3), not {}",
+        place.interface, place.group
+    )))
+}
+
+fn interface(spec: Option<&InterfaceSpec>) -> Result<Interface, Failure> {
+    let all =
+        net::interfaces().map_err(|error| Failure::system("cannot list the interfaces", &error))?;
+    match spec {
+        Some(spec) => net::choose(spec, &all).map_err(|error| Failure::Usage(error.to_string())),
+        None => all
+            .into_iter()
+            .find(|one| one.kind == InterfaceKind::Loopback && one.v4.is_some())
+            .ok_or_else(|| {
+                Failure::Failed(
+                    "there is no loopback interface with an IPv4 address; name an --interface"
+                        .to_owned(),
+                )
+            }),
+    }
+}
+
+fn messages(text: &str) -> Result<u64, String> {
+    whole(text, 1..=MESSAGES_MAX, "messages")
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    whole(text, SIZE_MIN..=SIZE_MAX, "bytes")
+}
+
+fn receivers(text: &str) -> Result<usize, String> {
+    whole(text, 1..=RECEIVERS_MAX, "receivers")
+}
+
+/// A source that is held up longer is not late, but gone.
+const STALL_MAX: Duration = Duration::from_secs(10);
+
+fn stall(text: &str) -> Result<Duration, String> {
+    let stall = parse_duration(text).map_err(|error| error.to_string())?;
+    if stall > STALL_MAX {
+        return Err(format!("it must be at most {} s", STALL_MAX.as_secs()));
+    }
+    Ok(stall)
+}
+
+fn every(text: &str) -> Result<u64, String> {
+    whole(text, 1..=MESSAGES_MAX, "messages")
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    if text.parse() == Ok(0.0) {
+        return Ok(0.0);
+    }
+    number(text, 0.001, 10_000_000.0, "a second, or 0")
+}
