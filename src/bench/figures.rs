@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::control::NEVER;
@@ -277,6 +278,46 @@ pub(super) fn summary(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         seed: circumstances.seed,
     }
+}
+
+/// Latencies kept apart in a histogram; what never came, or later, counts as this: an hour, nanoseconds.
+const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+
+/// The distribution of the last receiver's latencies as HdrHistogram's tools plot it (`.hgrm`), in microseconds, from what
+/// was written with `--samples`.
+pub(super) fn hgrm(samples: &str) -> String {
+    let mut histogram = Histogram::<u64>::new_with_max(LATENCY_MAX_NS, 3)
+        .expect("three digits up to an hour is a histogram");
+    for line in samples.lines().skip(1) {
+        let last = line.split('\t').nth(1).map(str::parse);
+        let nanos = match last {
+            Some(Ok(nanos)) => nanos,
+            _ => LATENCY_MAX_NS,
+        };
+        histogram.saturating_record(nanos);
+    }
+    let mut text = format!(
+        "{:>12} {:>14} {:>10} {:>14}\n\n",
+        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+    );
+    let mut total = 0;
+    for value in histogram.iter_quantiles(5) {
+        total += value.count_since_last_iteration();
+        let quantile = value.quantile_iterated_to();
+        let us = value.value_iterated_to() as f64 / 1_000.0;
+        text += &format!("{us:>12.3} {quantile:>14.12} {total:>10}");
+        if quantile < 1.0 {
+            text += &format!(" {:>14.2}", 1.0 / (1.0 - quantile));
+        }
+        text.push('\n');
+    }
+    text + &format!(
+        "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]\n#[Max     = {:>12.3}, Total count    = {:>12}]\n",
+        histogram.mean() / 1_000.0,
+        histogram.stdev() / 1_000.0,
+        histogram.max() as f64 / 1_000.0,
+        histogram.len(),
+    )
 }
 
 /// The system's name and release.

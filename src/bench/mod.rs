@@ -6,8 +6,11 @@
 //! the source, which is silent while messages are on their way.
 
 mod control;
+mod environment;
 mod figures;
 mod receive;
+mod run;
+mod scenario;
 mod send;
 mod usage;
 
@@ -24,8 +27,10 @@ use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
 pub use figures::{Percentiles, ReceiverFigures, Summary};
 pub use receive::ReceiveOptions;
+pub use run::{ResultFile, RunOptions};
+pub use scenario::{Cell, Hosts, Scenario};
 pub use send::SendOptions;
-pub use {receive::run as receive, send::run as send};
+pub use {receive::run as receive, run::run as all, send::run as send};
 
 /// Most messages of a run: each receiver keeps the arrival of each, eight bytes.
 pub const MESSAGES_MAX: u64 = 20_000_000;

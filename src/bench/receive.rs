@@ -33,55 +33,103 @@ pub struct ReceiveOptions {
     pub place: Place,
     /// Its name; each receiver of a run needs one of its own.
     pub name: String,
+    /// How many receivers this process is: with more than one, each has its number behind its name.
+    pub count: usize,
     /// How long to wait for a source.
     pub wait: Duration,
     /// Share of datagrams dropped where they arrive, 0 to 1.
     pub loss: f64,
     /// Every so-manyth message is treated as if it had never come: a receiver to test a harness with.
     pub ignore_every: Option<u64>,
+    /// How long it is busy with each message: a receiver that cannot keep up.
+    pub busy: Duration,
     /// Decides which datagrams are dropped.
     pub seed: u64,
     /// JSON instead of lines for eyes.
     pub is_json: bool,
 }
 
-/// Takes part in one run.
+/// Takes part in one run, as one receiver or as several on one thread.
 ///
 /// # Errors
 /// [`Failure`] when it cannot start, when no source calls, or when the source goes away.
 pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
     let clock = Clock::start();
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
-    let config = Place::station(&options.name, draw()?, true);
-    let station = Recorded::new(config, draw()?, clock.now(), None);
-    let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, options.seed));
-    let mut looping = Loop::new(options.place.network(), clock)
-        .and_then(|mut looping| {
-            looping
-                .add(station, &[Place::group_id()], drops)
-                .map(|()| looping)
-        })
-        .map_err(|error| Failure::system("cannot receive", &error))?;
+    let failed = |error| Failure::system("cannot receive", &error);
+    let mut looping = Loop::new(options.place.network(), clock).map_err(failed)?;
+    let mut receivers = Vec::with_capacity(options.count);
+    for number in 0..options.count {
+        let name = match options.count {
+            1 => options.name.clone(),
+            _ => format!("{}-{number}", options.name),
+        };
+        let config = Place::station(&name, draw()?, true);
+        let station = Recorded::new(config, draw()?, clock.now(), None);
+        let seed = options.seed.wrapping_add(number as u64);
+        let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, seed));
+        looping
+            .add(station, &[Place::group_id()], drops)
+            .map_err(failed)?;
+        receivers.push(Run {
+            options,
+            name,
+            clock,
+            deadline: clock.now() + options.wait,
+            buffer_bytes: looping.nodes()[number].receive_buffer_bytes(),
+            sources: BTreeMap::new(),
+            stage: Stage::Waiting,
+            failure: None,
+        });
+    }
     stop.watch(&looping);
-    let mut program = Run {
-        options,
+    let mut program = Receivers {
+        receivers,
         stop: stop.clone(),
-        clock,
-        deadline: clock.now() + options.wait,
-        buffer_bytes: looping.nodes()[0].receive_buffer_bytes(),
-        sources: BTreeMap::new(),
-        stage: Stage::Waiting,
-        failure: None,
     };
     looping
         .run(&mut program)
         .map_err(|error| Failure::system("cannot go on", &error))?;
-    if let Some(failure) = program.failure {
-        return Err(failure);
+    let mut ending = Ending::Done;
+    for receiver in program.receivers {
+        if let Some(failure) = receiver.failure {
+            return Err(failure);
+        }
+        let one = match receiver.stage {
+            Stage::Ended(outcome) => report(options, &outcome)?,
+            _ => Ending::Failed,
+        };
+        if one != Ending::Done {
+            ending = one;
+        }
     }
-    match program.stage {
-        Stage::Ended(outcome) => report(options, &outcome),
-        _ => Ok(Ending::Failed),
+    Ok(ending)
+}
+
+/// All receivers of this process.
+struct Receivers<'a> {
+    receivers: Vec<Run<'a>>,
+    stop: Stop,
+}
+
+impl Program for Receivers<'_> {
+    fn handle_event(&mut self, _: Moment, index: usize, _: &mut Recorded, event: StationEvent) {
+        self.receivers[index].handle_event(event);
+    }
+
+    fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
+        let mut next = Next::Done;
+        for (receiver, node) in self.receivers.iter_mut().zip(nodes) {
+            match receiver.poll(at, node) {
+                _ if receiver.failure.is_some() => return Next::Done,
+                Next::Done => {}
+                later => next = later,
+            }
+        }
+        if self.stop.is_requested() {
+            return Next::Done;
+        }
+        next
     }
 }
 
@@ -89,7 +137,7 @@ fn report(options: &ReceiveOptions, outcome: &Outcome) -> Result<Ending, Failure
     let mut printer = Printer::new(options.is_json);
     let line = format!(
         "{}: received {} of {}, missing {}, duplicates {}, out of order {}; {} NACKs, {:.2} CPU seconds, {:.1} MB",
-        options.name,
+        outcome.name,
         outcome.received,
         outcome.sent,
         outcome.missing,
@@ -177,6 +225,7 @@ struct Tally {
     out_of_order: u64,
     altered: u64,
     ignore_every: u64,
+    busy: Duration,
     last: Timestamp,
 }
 
@@ -204,12 +253,19 @@ impl Tally {
         self.received += 1;
         self.out_of_order += u64::from(index < self.next);
         self.next = self.next.max(index + 1);
+        if !self.busy.is_zero() {
+            let until = self.last + self.busy;
+            while clock.now() < until {
+                std::hint::spin_loop();
+            }
+        }
     }
 }
 
+/// One receiver.
 struct Run<'a> {
     options: &'a ReceiveOptions,
-    stop: Stop,
+    name: String,
     clock: Clock,
     deadline: Timestamp,
     buffer_bytes: usize,
@@ -219,8 +275,8 @@ struct Run<'a> {
     failure: Option<Failure>,
 }
 
-impl Program for Run<'_> {
-    fn handle_event(&mut self, _: Moment, _: usize, _: &mut Recorded, event: StationEvent) {
+impl Run<'_> {
+    fn handle_event(&mut self, event: StationEvent) {
         match event {
             StationEvent::Opaque { at, payload } => match &mut self.stage {
                 Stage::Running(running) => running.tally.take(self.clock, &payload),
@@ -237,11 +293,8 @@ impl Program for Run<'_> {
         }
     }
 
-    fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
-        if self.stop.is_requested() || self.failure.is_some() {
-            return Next::Done;
-        }
-        self.look(at.now, &nodes[0]);
+    fn poll(&mut self, at: Moment, node: &Node) -> Next {
+        self.look(at.now, node);
         match &self.stage {
             Stage::Waiting | Stage::Calling(_) if at.now >= self.deadline => {
                 self.failure = Some(Failure::Failed(format!(
@@ -255,9 +308,7 @@ impl Program for Run<'_> {
             _ => Next::At(at.now + LOOK_EVERY),
         }
     }
-}
 
-impl Run<'_> {
     /// A source calls: answer it.
     fn called(&mut self, origin: Origin, payload: &[u8]) {
         let Some((run, Content::Call { port })) = Content::decode(payload) else {
@@ -269,7 +320,7 @@ impl Run<'_> {
         let to = SocketAddr::new(from.ip(), port);
         let hello = Hello {
             run,
-            name: self.options.name.clone(),
+            name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             clock: ClockId::of(self.clock),
             receive_buffer_bytes: self.buffer_bytes,
@@ -333,6 +384,7 @@ impl Run<'_> {
             out_of_order: 0,
             altered: 0,
             ignore_every: self.options.ignore_every.unwrap_or(u64::MAX),
+            busy: self.options.busy,
             last: Timestamp::ZERO,
         };
         self.stage = Stage::Running(Box::new(Running {
@@ -364,10 +416,11 @@ impl Run<'_> {
             segments_repaired: stats.repairs_received + stats.segments_mended + stats.copies_used,
             segments_lost: stats.segments_lost,
         };
-        let usage = Usage::now().since(running.began);
+        // What the process has used, in equal parts.
+        let usage = Usage::now().since(running.began).part(self.options.count);
         let outcome = Outcome {
             event: "summary",
-            name: self.options.name.clone(),
+            name: self.name.clone(),
             sent,
             received: tally.received,
             missing: sent.saturating_sub(tally.received),

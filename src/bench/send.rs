@@ -53,6 +53,8 @@ pub struct SendOptions {
     pub size: usize,
     /// Messages a second on a schedule that is fixed before the first; 0: as fast as every receiver takes them.
     pub rate: f64,
+    /// Messages that are due at a time; the rate stays what it is.
+    pub burst: u64,
     /// How many receivers to wait for.
     pub receivers: usize,
     /// How long to wait for them.
@@ -539,7 +541,7 @@ impl Source<'_> {
             if index == self.options.messages {
                 return self.finish(now, node);
             }
-            let due = schedule.due(index, self.options.rate, now);
+            let due = schedule.due(index - index % self.options.burst, self.options.rate, now);
             if due > now {
                 return Next::At(due);
             }

@@ -36,6 +36,14 @@ impl Usage {
         Self::default()
     }
 
+    /// The part of one of `count`.
+    pub(super) fn part(self, count: usize) -> Self {
+        Self {
+            cpu_s: self.cpu_s / count as f64,
+            rss_bytes: self.rss_bytes / count as u64,
+        }
+    }
+
     /// What was used since `before`.
     pub fn since(self, before: Self) -> Self {
         Self {

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::bench::{
-    self, GROUP, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions, SIZE_MAX, SIZE_MIN,
-    SendOptions,
+    self, GROUP, Hosts, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions, RunOptions, SIZE_MAX,
+    SIZE_MIN, Scenario, SendOptions,
 };
 use crate::floor::{Floor, parse_duration, parse_positive_duration};
 use crate::net::{self, Interface, InterfaceKind, InterfaceSpec};
@@ -24,6 +24,8 @@ pub(super) enum BenchCommand {
     Send(SendArgs),
     /// Be a receiver of a run
     Receive(ReceiveArgs),
+    /// Both, on this machine, as a scenario says: every cell, several times, all results in one folder
+    Run(RunArgs),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +60,9 @@ pub(super) struct SendArgs {
     /// Messages a second, on a schedule that is fixed before the first; 0: as fast as every receiver takes them
     #[arg(long, value_name = "PER_S", default_value_t = 10_000.0, value_parser = rate, allow_hyphen_values = true)]
     rate: f64,
+    /// Messages that are due at a time; the rate stays what it is
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = every, allow_hyphen_values = true)]
+    burst: u64,
     /// Receivers to wait for
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = receivers, allow_hyphen_values = true)]
     receivers: usize,
@@ -86,6 +91,12 @@ pub(super) struct ReceiveArgs {
     /// The receiver's name; each of a run needs one of its own
     #[arg(long, value_name = "NAME")]
     name: String,
+    /// How many receivers to be, on one thread; each has its number behind the name
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = receivers, allow_hyphen_values = true)]
+    count: usize,
+    /// Be busy with each message for so long: a receiver that cannot keep up
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = busy, allow_hyphen_values = true)]
+    busy: Duration,
     /// How long to wait for a source
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_positive_duration, allow_hyphen_values = true)]
     wait: Duration,
@@ -105,11 +116,98 @@ pub(super) struct ReceiveArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  floorcast bench run perf/scenarios/steady.toml --out steady-1
+  floorcast bench run --messages 20000 --rate 5000 --receivers 8
+
+Exit codes: 0 measured, 1 a receiver lacked something or a run failed, 2 wrong usage.")]
+pub(super) struct RunArgs {
+    /// The scenario; without one, what the flags say
+    #[arg(value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Overrides the scenario's messages
+    #[arg(long, value_name = "M", value_parser = messages, allow_hyphen_values = true)]
+    messages: Option<u64>,
+    /// Overrides its rate, messages a second; 0: as fast as every receiver takes them
+    #[arg(long, value_name = "PER_S", value_parser = rate, allow_hyphen_values = true)]
+    rate: Option<f64>,
+    /// Overrides its bytes of each message
+    #[arg(long, value_name = "BYTES", value_parser = size, allow_hyphen_values = true)]
+    size: Option<usize>,
+    /// Overrides its receivers
+    #[arg(long, value_name = "N", value_parser = receivers, allow_hyphen_values = true)]
+    receivers: Option<usize>,
+    /// Overrides its loss, percent of datagrams on arrival
+    #[arg(long, value_name = "PERCENT", value_parser = loss, allow_hyphen_values = true)]
+    loss: Option<f64>,
+    /// Overrides how often each cell is run
+    #[arg(long, value_name = "N", value_parser = repeat, allow_hyphen_values = true)]
+    repeat: Option<u32>,
+    /// Overrides where: on loopback, or each process in a network namespace (needs root)
+    #[arg(long, value_enum)]
+    hosts: Option<HostsArg>,
+    /// Keep the results in this folder: result.json, env.json, distributions
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Decides groups, fillings and losses [default: drawn, and kept]
+    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
+    seed: Option<u64>,
+    /// Print a JSON line for each run
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HostsArg {
+    /// One host
+    Loopback,
+    /// A network namespace for each process
+    Namespaces,
+}
+
+fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
+    let mut scenario = match &args.scenario {
+        Some(path) => Scenario::load(path)?,
+        None => Scenario::of_flags(),
+    };
+    let Scenario {
+        messages,
+        rate,
+        size,
+        repeat,
+        ..
+    } = &mut scenario;
+    *messages = args.messages.unwrap_or(*messages);
+    *rate = args.rate.unwrap_or(*rate);
+    *size = args.size.unwrap_or(*size);
+    *repeat = args.repeat.unwrap_or(*repeat);
+    if let Some(receivers) = args.receivers {
+        scenario.receivers = vec![receivers];
+    }
+    if let Some(loss) = args.loss {
+        scenario.loss = vec![loss];
+    }
+    match args.hosts {
+        Some(HostsArg::Loopback) => scenario.hosts = Hosts::Loopback,
+        Some(HostsArg::Namespaces) => scenario.hosts = Hosts::Namespaces,
+        None => {}
+    }
+    let options = RunOptions {
+        scenario,
+        out: args.out,
+        seed: drawn(args.seed)?,
+        is_json: args.json,
+    };
+    bench::all(&options, stop)
+}
+
 /// Runs what was asked for.
 pub(super) fn run(command: BenchCommand, stop: &Stop) -> Result<Ending, Failure> {
     match command {
         BenchCommand::Send(args) => send(args, stop),
         BenchCommand::Receive(args) => receive(args, stop),
+        BenchCommand::Run(args) => run_all(args, stop),
     }
 }
 
@@ -119,6 +217,7 @@ fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         messages: args.messages,
         size: args.size,
         rate: args.rate,
+        burst: args.burst,
         receivers: args.receivers,
         wait: args.wait,
         stall: args.stall,
@@ -135,6 +234,8 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
     let options = ReceiveOptions {
         place: place(&args.place, "receive")?,
         name: args.name,
+        count: args.count,
+        busy: args.busy,
         wait: args.wait,
         loss: args.loss / 100.0,
         ignore_every: args.ignore_every,
@@ -221,11 +322,29 @@ fn receivers(text: &str) -> Result<usize, String> {
 const STALL_MAX: Duration = Duration::from_secs(10);
 
 fn stall(text: &str) -> Result<Duration, String> {
-    let stall = parse_duration(text).map_err(|error| error.to_string())?;
-    if stall > STALL_MAX {
-        return Err(format!("it must be at most {} s", STALL_MAX.as_secs()));
+    at_most(text, STALL_MAX)
+}
+
+/// A receiver that takes longer for a message is not slow, but stopped. Also in units that floor.toml has no use for.
+const BUSY_MAX: Duration = Duration::from_secs(1);
+
+fn busy(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix("us").map(str::parse) {
+        Some(Ok(micros)) => Ok(Duration::from_micros(micros).min(BUSY_MAX)),
+        _ => at_most(text, BUSY_MAX),
     }
-    Ok(stall)
+}
+
+fn at_most(text: &str, max: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    if duration > max {
+        return Err(format!("it must be at most {} s", max.as_secs()));
+    }
+    Ok(duration)
+}
+
+fn repeat(text: &str) -> Result<u32, String> {
+    whole(text, 1..=1_000, "times")
 }
 
 fn every(text: &str) -> Result<u64, String> {
