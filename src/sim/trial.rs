@@ -21,10 +21,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_MESSAGES: u32 = 20;
 /// Time for the last repairs, so that they are counted.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Messages on whole cables before counting begins, so that the session is known and its round-trip time is measured.
-const WARM_UP_MESSAGES: usize = 20;
-/// Time between two of them: enough for the reports of a small floor.
-const WARM_UP_GAP: Duration = Duration::from_millis(100);
+/// Time on whole cables before counting begins, so that the session is known and all of a large floor have reported.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// Reports that measure the round-trip time, one from each receiver for each message of the warm-up.
+const WARM_UP_REPORTS: usize = 200;
+/// How few and how many messages bring them. Each is followed by ten heartbeats, much of what a large floor takes in.
+const WARM_UP_MESSAGES: (usize, usize) = (2, 20);
+/// Where there are copies, a stream then goes on into what is counted: it spends the 16 KiB of them that may be sent at
+/// once, or a short trial would measure little else.
+const WARM_UP_STREAM: usize = 64;
+/// Time between two of its messages.
+const WARM_UP_STREAM_GAP: Duration = Duration::from_micros(100);
 /// Time after which a full window is tried again.
 const RETRY: Duration = Duration::from_micros(100);
 /// What a DATA message takes beside its segments.
@@ -191,10 +198,7 @@ impl Trial {
     /// Runs it until everything is delivered, or is not going to be.
     pub fn run(&self) -> Figures {
         let (mut network, source) = self.build();
-        for _ in 0..WARM_UP_MESSAGES {
-            self.publish(&mut network, source, 0);
-            network.run_for(WARM_UP_GAP);
-        }
+        self.warm_up(&mut network, source);
         self.spoil(&mut network, source);
         let before = stats(&mut network, source);
         network.watch = Some(Box::new(Watch::new(source, self)));
@@ -215,6 +219,22 @@ impl Trial {
         }
         network.run_for(SETTLE);
         Self::figures(&mut network, source, &before)
+    }
+
+    fn warm_up(&self, network: &mut Network, source: NodeId) {
+        let (min, max) = WARM_UP_MESSAGES;
+        let messages = (WARM_UP_REPORTS / self.receivers.max(1)).clamp(min, max);
+        let gap_ns = crate::time::saturating_nanos(WARM_UP) / messages as u64;
+        for _ in 0..messages {
+            self.publish(network, source, 0);
+            network.run_for(Duration::from_nanos(gap_ns));
+        }
+        let has_copies = self.source.tuning.copies;
+        let stream = if has_copies { WARM_UP_STREAM } else { 0 };
+        for _ in 0..stream {
+            self.publish(network, source, 0);
+            network.run_for(WARM_UP_STREAM_GAP);
+        }
     }
 
     fn build(&self) -> (Network, NodeId) {
