@@ -38,7 +38,7 @@ use trial::{Watch, far_end};
 pub use check::Checker;
 pub use link::{Link, Loss};
 pub use swarm::{Outcome, Swarm};
-pub use trial::{Figures, Latencies, NEVER_US, Pattern, Trial};
+pub use trial::{CommonLoss, Figures, Latencies, NEVER_US, Pattern, Trial};
 
 /// Runs of lost or skipped numbers that a receiver's report is sure to tell one by one (R-REP-3).
 const LOST_RUNS_TOLD: usize = 64;
@@ -607,9 +607,8 @@ impl Network {
         let at_switch = uplink.carry(self.now, datagram.len(), &mut self.rng);
         if let (Some(watch), [None, _]) = (&mut self.watch, &at_switch) {
             let at = far_end(uplink, self.now);
-            for id in (0..self.nodes.len()).map(NodeId).filter(|&id| id != from) {
-                watch.loses(id, far_end(&self.downlinks[id.0], at));
-            }
+            let others = (0..self.nodes.len()).map(NodeId).filter(|&id| id != from);
+            watch.loses_in_common(others.map(|id| (id, far_end(&self.downlinks[id.0], at))));
         }
         for copy in at_switch.into_iter().flatten() {
             let damaged = copy.damaged(&datagram);

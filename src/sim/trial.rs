@@ -97,6 +97,9 @@ pub struct Trial {
     pub pattern: Pattern,
     /// How much of it.
     pub loss: f64,
+    /// New data that all receivers lose together, on the source's own cable: so many times at least, evenly spaced. Where
+    /// chance has brought fewer by then, the next message is lost.
+    pub common_min: u64,
     /// How much of what receivers send up is lost: NACKs and reports.
     pub loss_up: f64,
     /// The source's configuration; who it is is filled in.
@@ -138,10 +141,26 @@ pub struct Figures {
     pub repair: Latencies,
     /// From when a message was published until the last receiver had it, for each message.
     pub last: Latencies,
+    /// What was lost on the source's own cable, in order.
+    pub common: Vec<CommonLoss>,
     /// Datagrams that receivers took in, warm-up included: what there was to simulate.
     pub datagrams: u64,
     /// What the checker found wrong.
     pub violations: Vec<String>,
+}
+
+/// A message that all receivers lost together, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommonLoss {
+    /// NACKs that named it.
+    pub nacks: u64,
+    /// How often it was repaired by multicast.
+    pub repairs_multicast: u64,
+    /// How often it was repaired by unicast.
+    pub repairs_unicast: u64,
+    /// From when it would have arrived until the last receiver had it, in whole microseconds, rounded up; [`NEVER_US`]
+    /// where one never had it.
+    pub last_us: u64,
 }
 
 /// Latencies, ascending.
@@ -169,10 +188,14 @@ impl Latencies {
     pub fn rank_us(&self, of_thousand: usize) -> Option<u64> {
         let rank = (self.0.len() * of_thousand).div_ceil(1_000).max(1);
         let nanos = *self.0.get(rank - 1)?;
-        Some(match nanos {
-            u64::MAX => NEVER_US,
-            nanos => nanos.div_ceil(1_000),
-        })
+        Some(whole_us(nanos))
+    }
+}
+
+fn whole_us(nanos: u64) -> u64 {
+    match nanos {
+        u64::MAX => NEVER_US,
+        nanos => nanos.div_ceil(1_000),
     }
 }
 
@@ -188,6 +211,7 @@ impl Trial {
             interval: Duration::from_micros(100),
             pattern: Pattern::Independent,
             loss: 0.0,
+            common_min: 0,
             loss_up: 0.0,
             source: config.clone(),
             receiver: config,
@@ -273,9 +297,8 @@ impl Trial {
         let due = network.now();
         let mut text = format!("{message:016x}").repeat(self.bytes / 16 + 1);
         text.truncate(self.bytes.saturating_sub(notice_bytes()));
-        while network
-            .broadcast(source, &[group()], self.lane, text.clone())
-            .is_err()
+        let is_lost = self.owes_common(network, message);
+        while !self.broadcast(network, source, text.clone(), is_lost)
             && network.now() < due + PATIENCE
         {
             network.run_for(RETRY);
@@ -283,6 +306,30 @@ impl Trial {
         if let Some(watch) = &mut network.watch {
             watch.was_due(due);
         }
+    }
+
+    /// Whether fewer have been lost by all together than are due with `message`.
+    fn owes_common(&self, network: &Network, message: u64) -> bool {
+        let due = self.common_min * (message + 1) / self.messages.max(1);
+        let watch = network.watch.as_ref();
+        watch.is_some_and(|watch| (watch.common.len() as u64) < due.min(self.common_min))
+    }
+
+    /// Whether it was taken. With `is_lost` the datagram that goes out with it is lost to all.
+    fn broadcast(
+        &self,
+        network: &mut Network,
+        source: NodeId,
+        text: String,
+        is_lost: bool,
+    ) -> bool {
+        let script = Loss::Script([true].into());
+        let usual = is_lost.then(|| std::mem::replace(&mut network.uplink(source).loss, script));
+        let taken = network.broadcast(source, &[group()], self.lane, text);
+        if let Some(usual) = usual {
+            network.uplink(source).loss = usual;
+        }
+        taken.is_ok()
     }
 
     fn figures(network: &mut Network, source: NodeId, before: &Stats) -> Figures {
@@ -336,7 +383,27 @@ struct Sent {
     /// How many receivers have it, and since when the last of them has.
     delivered: usize,
     last: Timestamp,
-    was_asked: bool,
+    /// NACKs that named it.
+    nacks: u64,
+    repairs_multicast: u64,
+    repairs_unicast: u64,
+}
+
+impl Sent {
+    /// It was lost to all `receivers`, of whom the last would have had it at `at`.
+    fn common_loss(&self, receivers: usize, at: Timestamp) -> CommonLoss {
+        let is_whole = self.delivered == receivers;
+        CommonLoss {
+            nacks: self.nacks,
+            repairs_multicast: self.repairs_multicast,
+            repairs_unicast: self.repairs_unicast,
+            last_us: whole_us(if is_whole {
+                self.last.nanos_since(at)
+            } else {
+                u64::MAX
+            }),
+        }
+    }
 }
 
 /// Looks at every datagram on the cables, and at what is delivered.
@@ -357,6 +424,8 @@ pub(super) struct Watch {
     /// By node: numbers that it has lost and that have not been delivered to it, and when they would have arrived.
     lost: Vec<VecDeque<(SeqNo, Timestamp)>>,
     repairs_ns: Vec<u64>,
+    /// First numbers of what all have lost together, and when the last receiver would have had them.
+    common: Vec<(SeqNo, Timestamp)>,
     /// Of what counts, over all receivers.
     delivered: usize,
     figures: Figures,
@@ -376,6 +445,7 @@ impl Watch {
             losers_now: 0,
             lost: vec![VecDeque::new(); trial.receivers + 1],
             repairs_ns: Vec::new(),
+            common: Vec::new(),
             delivered: 0,
             figures: Figures::default(),
         }
@@ -400,7 +470,9 @@ impl Watch {
             at: now,
             delivered: 0,
             last: now,
-            was_asked: false,
+            nacks: 0,
+            repairs_multicast: 0,
+            repairs_unicast: 0,
         });
     }
 
@@ -428,6 +500,10 @@ impl Watch {
                 Message::Data(data) if node == self.source && data.stream == self.stream => {
                     let end = data.first.plus(data.segments().count() as u64);
                     self.sends_data(SeqRange::new(data.first.max(self.sent), end));
+                    if data.sending == Sending::Repair {
+                        let again = SeqRange::new(data.first, end);
+                        self.repairs(to, again);
+                    }
                 }
                 Message::Nack(nack) if node != self.source && nack.stream == self.stream => {
                     nack.ranges().for_each(|range| self.asks(range));
@@ -457,12 +533,42 @@ impl Watch {
     }
 
     fn asks(&mut self, range: SeqRange) {
-        let from = self
-            .messages
-            .partition_point(|message| message.seqs.end() <= range.first());
-        let asked = self.messages[from..].iter_mut();
-        for message in asked.take_while(|message| message.seqs.first() < range.end()) {
-            message.was_asked = true;
+        self.within(range).for_each(|message| message.nacks += 1);
+    }
+
+    fn repairs(&mut self, to: Destination, again: Option<SeqRange>) {
+        let Some(again) = again else { return };
+        for message in self.within(again) {
+            match to {
+                Destination::Group(_) => message.repairs_multicast += 1,
+                Destination::Unicast(_) => message.repairs_unicast += 1,
+            }
+        }
+    }
+
+    /// The messages that have numbers in `range`.
+    fn within(&mut self, range: SeqRange) -> impl Iterator<Item = &mut Sent> {
+        let from = self.place(range.first());
+        let messages = self.messages[from..].iter_mut();
+        messages.take_while(move |message| message.seqs.first() < range.end())
+    }
+
+    /// Where the message that has `seq` stands, or the next one after it.
+    fn place(&self, seq: SeqNo) -> usize {
+        self.messages
+            .partition_point(|message| message.seqs.end() <= seq)
+    }
+
+    /// The datagram that is being sent is lost on the sender's own cable: to all of `nodes`, where it would have been then.
+    pub(super) fn loses_in_common(&mut self, nodes: impl Iterator<Item = (NodeId, Timestamp)>) {
+        let mut latest = Timestamp::ZERO;
+        for (node, at) in nodes {
+            self.loses(node, at);
+            latest = latest.max(at);
+        }
+        let first = self.sending.map(SeqRange::first);
+        if let Some(first) = first.filter(|&first| self.counts(first)) {
+            self.common.push((first, latest));
         }
     }
 
@@ -484,9 +590,7 @@ impl Watch {
             message.is_some_and(|message| message.seqs == seqs)
         };
         if !is_here(self.found) {
-            self.found = self
-                .messages
-                .partition_point(|message| message.seqs.end() <= seqs.first());
+            self.found = self.place(seqs.first());
         }
         if let Some(message) = self.messages.get_mut(self.found)
             && message.seqs == seqs
@@ -514,6 +618,10 @@ impl Watch {
         let never: usize = self.lost.iter().map(VecDeque::len).sum();
         self.repairs_ns.extend(vec![u64::MAX; never]);
         let receivers = self.receivers;
+        let common = self.common.iter();
+        let common =
+            common.map(|&(seq, at)| self.messages[self.place(seq)].common_loss(receivers, at));
+        let common = common.collect();
         let is_whole = |message: &&Sent| message.delivered == receivers;
         let counted = &self.messages[..self.counted.min(self.messages.len())];
         let last = counted.iter().map(|message| match message.delivered {
@@ -523,10 +631,11 @@ impl Watch {
         let whole = counted.iter().filter(is_whole);
         Figures {
             messages: counted.len() as u64,
-            unasked: whole.filter(|message| !message.was_asked).count() as u64,
+            unasked: whole.filter(|message| message.nacks == 0).count() as u64,
             missing: (self.counted * receivers - self.delivered) as u64,
             last: Latencies::new(last.collect()),
             repair: Latencies::new(self.repairs_ns),
+            common,
             ..self.figures
         }
     }
@@ -581,6 +690,50 @@ mod tests {
             assert!(figures.unasked < figures.messages && figures.nacks > 0);
             assert!(figures.last.rank_us(1_000) >= figures.repair.rank_us(1_000));
         }
+    }
+
+    #[test]
+    fn common_losses_are_never_fewer_than_asked() {
+        let few = Trial {
+            common_min: 12,
+            ..trial(Pattern::Common, 0.0)
+        };
+        let figures = few.run();
+        assert_eq!(
+            (figures.events, figures.losers, figures.missing),
+            (12, 240, 0)
+        );
+        assert_eq!(figures.common.len(), 12);
+        let last = figures.common.iter().map(|loss| loss.last_us).max();
+        assert_eq!(last, figures.repair.rank_us(1_000));
+        let nacks: u64 = figures.common.iter().map(|loss| loss.nacks).sum();
+        assert_eq!(nacks, figures.nacks);
+        for loss in figures.common {
+            assert!(loss.nacks > 0 && loss.repairs_multicast > 0, "{loss:?}");
+        }
+        // Where chance brings as many, none is added.
+        let [many, by_chance] = [12, 0].map(|common_min| {
+            let trial = Trial {
+                common_min,
+                messages: 10_000,
+                ..trial(Pattern::Common, 0.05)
+            };
+            trial.run().events
+        });
+        assert!(many > 400 && many == by_chance, "{many}, {by_chance}");
+    }
+
+    #[test]
+    fn silence_between_common_losses() {
+        let trial = Trial {
+            common_min: 3,
+            interval: Duration::from_secs(30),
+            messages: 3,
+            ..trial(Pattern::Independent, 0.01)
+        };
+        let figures = trial.run();
+        assert_eq!((figures.common.len(), figures.missing), (3, 0));
+        assert!(figures.common.iter().all(|loss| loss.last_us < 2_000_000));
     }
 
     #[test]
