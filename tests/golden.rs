@@ -1,6 +1,7 @@
 //! Goal: what repair costs and how long it takes is on record, by size of the floor, loss and pattern of loss, beside what
-//! theory says it must cost; a change that moves a figure shows as a difference of a text file. Method: each cell is a
-//! `sim::Trial` in simulated time, so the figures are the same on every machine; `tests/golden/*.txt` hold them.
+//! theory says it must cost; and what one loss after another that is common to all costs, since the first ones teach the
+//! source what it then spares the floor. A change that moves a figure shows as a difference of a text file. Method: each
+//! cell is a `sim::Trial` in simulated time, so the figures are the same on every machine; `tests/golden/*.txt` hold them.
 //!
 //! `FLOORCAST_GOLDEN=write cargo test --test golden` accepts what was measured.
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floorcast::proto::{Backoff, Fec, Tuning};
-use floorcast::sim::{Figures, Latencies, NEVER_US, Pattern, Trial};
+use floorcast::sim::{CommonLoss, Figures, Latencies, NEVER_US, Pattern, Trial};
 use floorcast::wire::Lane;
 
 /// One table: a file of its name.
@@ -143,6 +144,11 @@ fn tables_are_as_they_were() {
     assert_accepted(&differences);
 }
 
+#[test]
+fn adaptation_is_as_it_was() {
+    assert_accepted(&compared("adaptation", &adaptation()));
+}
+
 /// Where the table that was measured differs from the one on record; nowhere, once it is accepted.
 fn compared(name: &str, new: &str) -> String {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "golden"]
@@ -267,8 +273,8 @@ loss%: of each datagram that goes down, repairs and heartbeats too. independent:
   its events. NACKs and reports on their way up are not lost.
 event: a datagram of new data that at least one receiver lost; losers: receivers that lost it.
 nacks, mcast, ucast, shards: NACKs that reached the source, segments repaired by multicast and by unicast, parity shards
-  (asked for or not), each for one event: a mean of the first common losses, which find no back-off, and of later ones.
-  Segments sent again unasked (copies) count in sent.
+  (asked for or not), each for one event: a mean of the first common losses, which find no back-off, and of later ones;
+  adaptation.txt tells them apart. Segments sent again unasked (copies) count in sent.
 sent: bytes that the source sent, whatever for, for each byte of the datagrams that carried new data.
 unasked: messages that all receivers have and no NACK named, percent. missing: messages not delivered, over all receivers.
 repair: from when a lost number would have arrived until its message was delivered, each number and receiver a sample.
@@ -396,6 +402,103 @@ fn fec_transmissions(block: u32, loss: f64, receivers: usize) -> f64 {
 /// `probability` to the power of `receivers`.
 fn all(probability: f64, receivers: usize) -> f64 {
     probability.powf(receivers as f64)
+}
+
+/// What is between two common losses.
+struct Between {
+    interval: Duration,
+    /// Messages of which the last is lost.
+    messages: u64,
+}
+
+const BETWEEN: [Between; 3] = [
+    Between {
+        interval: Duration::from_micros(100),
+        messages: 60,
+    },
+    Between {
+        interval: Duration::from_secs(1),
+        messages: 1,
+    },
+    Between {
+        interval: Duration::from_secs(30),
+        messages: 1,
+    },
+];
+const ADAPTATION_RECEIVERS: [usize; 4] = [10, 100, 500, 5_000];
+/// In percent, of each receiver by itself.
+const BACKGROUNDS: [f64; 3] = [0.0, 0.1, 1.0];
+
+const ADAPTATION_LEGEND: &str = "\
+adaptation: what each of twelve common losses in a row costs, and how long it takes. The first find no back-off; what they
+  teach the source it then spares the floor, and what it has forgotten by the next one it does not.
+One source and R receivers on the same floor as in the other tables: 50 us one way, seed 1. 300 byte messages on the
+  routine lane, recommended configuration, but without copies: everything lost has to be asked for.
+loss: the first, second, ... message that is lost on the source's own cable, by all receivers.
+back%: beside that each receiver loses so much of what goes down by itself: data, repairs and heartbeats.
+stream: 60 messages, one every 100 us, of which the last is lost; no silence. 1 s, 30 s: nothing but heartbeats for so long
+  after each, and no message that is not lost; with a message after silence goes a heartbeat, which tells of it at once.
+nacks: NACKs that named it. mcast, ucast: how often it was repaired by multicast and by unicast.
+last: from when it would have arrived until the last receiver had it, us.";
+const ADAPTATION_GROUPS: &str =
+    "                 | stream                       | 1 s                          | 30 s";
+const ADAPTATION_COLUMNS: &str = "    R back% loss | nacks mcast ucast       last | nacks mcast ucast       last | nacks mcast ucast       last";
+
+/// The whole table of that name.
+fn adaptation() -> String {
+    let cases: Vec<_> = ADAPTATION_RECEIVERS
+        .into_iter()
+        .flat_map(|receivers| BACKGROUNDS.map(|background| (receivers, background)))
+        .collect();
+    let datagrams = AtomicU64::new(0);
+    let blocks = in_parallel(cases.len(), |at| adaptation_block(cases[at], &datagrams));
+    println!("adaptation: {datagrams:?} datagrams received");
+    format!(
+        "{ADAPTATION_LEGEND}\nAccept a change with: {ACCEPT}\n\n{ADAPTATION_GROUPS}\n{ADAPTATION_COLUMNS}\n{}",
+        blocks.join("\n")
+    )
+}
+
+/// A row for each loss.
+fn adaptation_block((receivers, background): (usize, f64), datagrams: &AtomicU64) -> String {
+    let losses = BETWEEN.map(|between| {
+        let trial = Trial {
+            receivers,
+            messages: COMMON_MIN * between.messages,
+            interval: between.interval,
+            loss: background / 100.0,
+            common_min: COMMON_MIN,
+            ..without_copies()
+        };
+        let figures = trial.run();
+        datagrams.fetch_add(figures.datagrams, Ordering::Relaxed);
+        assert_eq!(figures.violations, [""; 0], "{trial:?}");
+        assert_eq!(figures.common.len() as u64, COMMON_MIN, "{trial:?}");
+        figures.common
+    });
+    let mut rows = String::new();
+    for at in 0..losses[0].len() {
+        let columns = losses
+            .each_ref()
+            .map(|losses| adaptation_columns(losses[at]));
+        let [stream, short, long] = columns;
+        let loss = at + 1;
+        let _ = writeln!(
+            rows,
+            "{receivers:>5} {background:>5} {loss:>4} | {stream} | {short} | {long}"
+        );
+    }
+    rows
+}
+
+fn adaptation_columns(loss: CommonLoss) -> String {
+    format!(
+        "{:>5} {:>5} {:>5} {:>10}",
+        loss.nacks,
+        loss.repairs_multicast,
+        loss.repairs_unicast,
+        micros(loss.last_us)
+    )
 }
 
 mod tests {
