@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::capture::{Capture, Recorded};
-use crate::net::{self, InterfaceKind, InterfaceSpec};
+use crate::net::{self, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
 use crate::output::{Ending, Failure, LossLines, LossSummary, PrintError, Printer, ReceiverLines};
 use crate::proto::{self, Join, PublishError, Stats};
@@ -265,6 +265,8 @@ impl Shared {
                 dscp: None,
                 receive_buffer_bytes: 4 << 20,
                 datagram_bytes: 2_048,
+                io: IoMode::Offload,
+                train_datagrams: TRAIN_DATAGRAMS,
             },
             floor: FloorId::of("demo"),
             group,

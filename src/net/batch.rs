@@ -1,6 +1,7 @@
 //! What goes in and out of a socket: batches of datagrams in buffers the caller owns, and what became of them.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,10 @@ pub struct Sent {
     pub consumed: usize,
     /// How many of those the system took.
     pub sent: usize,
+    /// Of those, how many went as part of a train.
+    pub in_trains: usize,
+    /// Whether the socket gave up sending trains, because the system refused one whose first datagram it took alone.
+    pub fell_back: bool,
     /// Whether the call stopped because the send buffer is full; go on when the socket becomes writable.
     pub would_block: bool,
 }
@@ -32,6 +37,8 @@ pub struct Sent {
 pub struct Received {
     /// Datagrams put into the batch.
     pub count: usize,
+    /// Of those, how many came as part of a train.
+    pub in_trains: usize,
     /// Datagrams longer than a slot: dropped, never handed on shortened.
     pub truncated: u64,
     /// Echoes of earlier sends to ports or hosts that are gone (Windows reports them on receive). Harmless.
@@ -153,22 +160,74 @@ mod codes {
 /// copy. When it has been dropped the slot takes its memory back; only a payload still held makes the slot allocate
 /// anew. So a flow whose payloads are dropped allocates nothing, and a payload that is kept keeps `slot_bytes` with it:
 /// copy what is small and kept long.
+///
+/// A train is far longer than a slot: what exceeds the slot is received into memory that never leaves the batch, and
+/// each datagram is copied from there when it is taken out. Handing out the train itself would let one kept payload keep
+/// 64 KiB. The memory behind the slots is 64 KiB each, untouched (and so not resident) until a train comes in at that
+/// slot; so 64 slots of 2 KiB are 4 MiB at most, and 128 KiB more for copies.
 #[derive(Debug)]
 pub struct ReceiveBatch {
     slots: Vec<Slot>,
     slot_bytes: usize,
+    /// Where a train goes on behind each slot: as long as all slots' together once a socket receives trains, else empty.
+    rests: Box<[u8]>,
+    /// What is taken out of `rests` goes into these.
+    copies: Copies,
     /// Invariant: `next <= filled <= slots.len()`; both 0 when nothing waits.
     next: usize,
     filled: usize,
+    /// Whole datagrams in the slots between.
+    waiting: usize,
     allocations: u64,
 }
 
-/// Invariant: `from` is `Some` exactly while a whole datagram waits in `buffer`.
+/// What one slot received: a datagram, or a train of them.
+///
+/// Invariant: `from` is `Some` exactly while something waits: the bytes of `buffer`, and behind them those of the rest
+/// between `rest_next` and `rest_end`, are datagrams of `segment` bytes each, of which the last may be shorter.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) buffer: BytesMut,
-    pub(super) from: Option<SocketAddr>,
+    buffer: BytesMut,
+    from: Option<SocketAddr>,
+    segment: usize,
+    rest_next: usize,
+    rest_end: usize,
 }
+
+/// Free slots of a batch, for a system call to write to.
+#[derive(Debug)]
+pub(super) struct Free<'a> {
+    pub(super) slots: &'a mut [Slot],
+    /// Room in each slot.
+    pub(super) slot_bytes: usize,
+    /// Whether the socket receives trains. Then there is room behind the slots, `rest_bytes` for each.
+    pub(super) for_trains: bool,
+    pub(super) rests: &'a mut [u8],
+    pub(super) rest_bytes: usize,
+}
+
+/// What one system call sent.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Went {
+    /// Datagrams, from the front.
+    pub(super) count: usize,
+    /// Of those, part of a train.
+    pub(super) in_trains: usize,
+}
+
+/// What was put into a batch.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// Whole datagrams.
+    pub(super) whole: usize,
+    /// Of those, part of a train.
+    pub(super) in_trains: usize,
+    /// Datagrams longer than a slot.
+    pub(super) truncated: u64,
+}
+
+/// What a slot and the rest behind it hold together: at least the longest UDP payload, and so any train.
+const TRAIN_ROOM_BYTES: usize = 1 << 16;
 
 impl ReceiveBatch {
     /// `slots` buffers for datagrams of up to `slot_bytes` bytes of UDP payload; longer ones are dropped and counted.
@@ -181,15 +240,14 @@ impl ReceiveBatch {
             slots > 0 && slot_bytes > 0,
             "a receive batch of {slots} slots of {slot_bytes} bytes holds nothing"
         );
-        let slot = || Slot {
-            buffer: BytesMut::with_capacity(slot_bytes),
-            from: None,
-        };
         Self {
-            slots: (0..slots).map(|_| slot()).collect(),
+            slots: (0..slots).map(|_| Slot::new(slot_bytes)).collect(),
             slot_bytes,
+            rests: Box::default(),
+            copies: Copies::new(slots, slot_bytes),
             next: 0,
             filled: 0,
+            waiting: 0,
             allocations: 0,
         }
     }
@@ -202,37 +260,40 @@ impl ReceiveBatch {
 
     /// Datagrams waiting.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.slots[self.next..self.filled]
-            .iter()
-            .filter(|slot| slot.from.is_some())
-            .count()
+    pub const fn len(&self) -> usize {
+        self.waiting
     }
 
     /// Whether no datagram waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub const fn is_empty(&self) -> bool {
+        self.waiting == 0
     }
 
-    /// Whether no slot is free; [`drain`](Self::drain) it.
+    /// Whether it takes no more; [`drain`](Self::drain) it. Either no slot is free, or as many datagrams wait as there
+    /// are slots.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.filled == self.slots.len() && self.next < self.filled
+        self.waiting >= self.slots.len()
+            || (self.filled == self.slots.len() && self.next < self.filled)
     }
 
-    /// How often a slot had to take new memory because its last payload was still held.
+    /// How often a payload had to take new memory because all that was there was still held.
     #[must_use]
-    pub fn allocations(&self) -> u64 {
-        self.allocations
+    pub const fn allocations(&self) -> u64 {
+        self.allocations + self.copies.allocations
     }
 
     fn pop(&mut self) -> Option<(SocketAddr, Bytes)> {
+        let rest_bytes = self.rest_bytes();
         while self.next < self.filled {
             let slot = &mut self.slots[self.next];
-            self.next += 1;
-            if let Some(from) = slot.from.take() {
-                return Some((from, slot.buffer.split().freeze()));
+            let rest = self.rests.get(self.next * rest_bytes..).unwrap_or_default();
+            let popped = slot.pop(rest, self.slot_bytes, &mut self.copies);
+            self.next += usize::from(slot.from.is_none());
+            if popped.is_some() {
+                self.waiting -= 1;
+                return popped;
             }
         }
         self.next = 0;
@@ -240,33 +301,202 @@ impl ReceiveBatch {
         None
     }
 
-    /// Up to `most` free slots, each empty and with room for `slot_bytes`, and that number.
-    pub(super) fn free(&mut self, most: usize) -> (&mut [Slot], usize) {
+    const fn rest_bytes(&self) -> usize {
+        TRAIN_ROOM_BYTES.saturating_sub(self.slot_bytes)
+    }
+
+    /// Up to `most` free slots, each empty and with room for `slot_bytes`; with room for a train behind them if
+    /// `for_trains`.
+    pub(super) fn free(&mut self, most: usize, for_trains: bool) -> Free<'_> {
+        let rest_bytes = self.rest_bytes();
+        if for_trains && self.rests.is_empty() {
+            // Zeroed by the system when a page is touched first, so this costs nothing yet.
+            self.rests = vec![0; self.slots.len() * rest_bytes].into();
+        }
         if self.next == self.filled {
             self.next = 0;
             self.filled = 0;
         }
-        let end = self.slots.len().min(self.filled.saturating_add(most));
+        let end = if self.waiting < self.slots.len() {
+            self.slots.len().min(self.filled.saturating_add(most))
+        } else {
+            self.filled
+        };
         let free = &mut self.slots[self.filled..end];
         for slot in &mut *free {
-            slot.from = None;
-            slot.buffer.clear();
-            if !slot.buffer.try_reclaim(self.slot_bytes) {
-                slot.buffer = BytesMut::with_capacity(self.slot_bytes);
+            self.allocations += u64::from(slot.make_free(self.slot_bytes));
+        }
+        Free {
+            slots: free,
+            slot_bytes: self.slot_bytes,
+            for_trains,
+            rests: if for_trains {
+                &mut self.rests[self.filled * rest_bytes..end * rest_bytes]
+            } else {
+                &mut []
+            },
+            rest_bytes,
+        }
+    }
+
+    /// Says that the system has written to the first `count` slots of [`free`](Self::free); returns what they hold.
+    pub(super) fn advance(&mut self, count: usize) -> Filled {
+        let before = self.filled;
+        self.filled += count;
+        let mut all = Filled::default();
+        for slot in &self.slots[before..self.filled] {
+            slot.count(self.slot_bytes, &mut all);
+        }
+        self.waiting += all.whole;
+        all
+    }
+}
+
+impl Slot {
+    fn new(slot_bytes: usize) -> Self {
+        Self {
+            buffer: BytesMut::with_capacity(slot_bytes),
+            from: None,
+            segment: 0,
+            rest_next: 0,
+            rest_end: 0,
+        }
+    }
+
+    /// Empties it; whether that took new memory.
+    fn make_free(&mut self, slot_bytes: usize) -> bool {
+        self.from = None;
+        self.buffer.clear();
+        let is_held = !self.buffer.try_reclaim(slot_bytes);
+        if is_held {
+            self.buffer = BytesMut::with_capacity(slot_bytes);
+        }
+        is_held
+    }
+
+    /// Where the system may write.
+    pub(super) fn room(&mut self, slot_bytes: usize) -> &mut [MaybeUninit<u8>] {
+        &mut self.buffer.spare_capacity_mut()[..slot_bytes]
+    }
+
+    /// Says that `bytes` have come from `from`, in datagrams of `segment` bytes if it is a train.
+    ///
+    /// # Safety
+    /// So many bytes, but `slot_bytes` at most, have been written to the start of [`room`](Self::room). (Those behind
+    /// are in the rest, which is never uninitialised.)
+    #[expect(unsafe_code, reason = "the system fills spare capacity")]
+    pub(super) unsafe fn fill(
+        &mut self,
+        from: Option<SocketAddr>,
+        bytes: usize,
+        segment: Option<usize>,
+        slot_bytes: usize,
+    ) {
+        let head = bytes.min(slot_bytes);
+        // SAFETY: as the caller promises; and `set_len` itself checks that it is within capacity.
+        unsafe { self.buffer.set_len(head) };
+        self.from = from;
+        self.segment = segment.filter(|&segment| segment > 0).unwrap_or(bytes);
+        self.rest_next = 0;
+        self.rest_end = bytes - head;
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffer.len() + self.rest_end - self.rest_next
+    }
+
+    fn count(&self, slot_bytes: usize, all: &mut Filled) {
+        if self.from.is_none() {
+            all.truncated += 1;
+            return;
+        }
+        let datagrams = self.bytes().div_ceil(self.segment.max(1)).max(1);
+        let last = self.bytes() - (datagrams - 1) * self.segment;
+        let whole = match () {
+            () if self.segment <= slot_bytes => datagrams,
+            () if last <= slot_bytes => 1,
+            () => 0,
+        };
+        all.whole += whole;
+        all.truncated += (datagrams - whole) as u64;
+        all.in_trains += if datagrams > 1 { whole } else { 0 };
+    }
+
+    /// Takes out the next datagram, or steps over one that is too long and answers `None`.
+    fn pop(
+        &mut self,
+        rest: &[u8],
+        slot_bytes: usize,
+        copies: &mut Copies,
+    ) -> Option<(SocketAddr, Bytes)> {
+        let from = self.from?;
+        let bytes = self.segment.min(self.bytes());
+        let here = bytes.min(self.buffer.len());
+        let there = self.rest_next..self.rest_next + bytes - here;
+        self.rest_next = there.end;
+        let datagram = if there.is_empty() {
+            self.buffer.split_to(here).freeze()
+        } else if bytes <= slot_bytes {
+            let copy = copies.take(&self.buffer, &rest[there]);
+            self.buffer.clear();
+            copy
+        } else {
+            self.buffer.clear();
+            Bytes::new()
+        };
+        if self.bytes() == 0 {
+            self.from = None;
+        }
+        (bytes <= slot_bytes).then_some((from, datagram))
+    }
+}
+
+/// Buffers for what is copied, as many as there are slots; each is made when it is first needed.
+#[derive(Debug)]
+struct Copies {
+    buffers: Vec<BytesMut>,
+    most: usize,
+    bytes: usize,
+    /// The last one used: still in the processor's cache, and free again if its payload was dropped at once.
+    last: usize,
+    allocations: u64,
+}
+
+impl Copies {
+    const fn new(most: usize, bytes: usize) -> Self {
+        Self {
+            buffers: Vec::new(),
+            most,
+            bytes,
+            last: 0,
+            allocations: 0,
+        }
+    }
+
+    fn take(&mut self, head: &[u8], rest: &[u8]) -> Bytes {
+        let buffer = self.free();
+        buffer.extend_from_slice(head);
+        buffer.extend_from_slice(rest);
+        buffer.split().freeze()
+    }
+
+    /// An empty buffer: the last one, or the one used longest ago, or new memory in its place.
+    fn free(&mut self) -> &mut BytesMut {
+        let bytes = self.bytes;
+        let is_free = |buffer: &mut BytesMut| {
+            buffer.clear();
+            buffer.try_reclaim(bytes)
+        };
+        if !self.buffers.get_mut(self.last).is_some_and(is_free) {
+            self.last = (self.last + 1) % self.most;
+            if self.buffers.len() < self.most {
+                self.last = self.buffers.len();
+                self.buffers.push(BytesMut::with_capacity(bytes));
+            } else if !is_free(&mut self.buffers[self.last]) {
+                self.buffers[self.last] = BytesMut::with_capacity(bytes);
                 self.allocations += 1;
             }
         }
-        (free, self.slot_bytes)
-    }
-
-    /// Says that the system has written to the first `count` slots of [`free`](Self::free); returns how many of them
-    /// hold a whole datagram.
-    pub(super) fn advance(&mut self, count: usize) -> usize {
-        let before = self.filled;
-        self.filled += count;
-        self.slots[before..self.filled]
-            .iter()
-            .filter(|slot| slot.from.is_some())
-            .count()
+        &mut self.buffers[self.last]
     }
 }

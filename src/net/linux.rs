@@ -7,44 +7,83 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
 use mio::net::UdpSocket;
 use mio::{Events, Poll};
 
-use super::batch::{Outgoing, Slot};
+use super::batch::{Free, Outgoing, Went};
+use super::mode::{self, IoMode, IoModes};
 
 /// Most datagrams in one system call: past 64 the cost of the call itself is no longer seen, and the arrays below stay
-/// within some 8 kB of stack.
+/// within some 10 kB of stack.
 pub(super) const CHUNK: usize = 64;
 
-/// Fills `slots` from the front. Returns how many were written to, and whether that emptied the socket: fewer than were
-/// offered means that the kernel met the end of the queue. (It could also have met an error after some datagrams, but
+/// Finds out, by trying, which ways the kernel has for this socket, no better than `wanted`; and readies the socket for
+/// them. No datagram is sent or received.
+pub(super) fn io_modes(socket: &socket2::Socket, wanted: IoMode) -> IoModes {
+    let fd = socket.as_raw_fd();
+    let none = ptr::null_mut::<libc::mmsghdr>();
+    // SAFETY: with a length of 0 the kernel looks at no header. One that knows the call answers 0.
+    let (sends, receives) = unsafe {
+        (
+            libc::sendmmsg(fd, none, 0, 0),
+            libc::recvmmsg(fd, none, 0, 0, ptr::null_mut()),
+        )
+    };
+    let best = |knows_batches: bool, knows_trains: &dyn Fn() -> bool| match wanted {
+        IoMode::Plain => IoMode::Plain,
+        _ if !knows_batches => IoMode::Plain,
+        IoMode::Offload if knows_trains() => IoMode::Offload,
+        _ => IoMode::Batch,
+    };
+    // A size of 0 leaves each message to say its own.
+    let cuts = || set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, &0_i32).is_ok();
+    let joins = || set_option(fd, libc::SOL_UDP, libc::UDP_GRO, &1_i32).is_ok();
+    IoModes {
+        send: best(sends == 0, &cuts),
+        receive: best(receives == 0, &joins),
+    }
+}
+
+/// Fills `free` from the front. Returns how many slots were written to, and whether that emptied the socket: fewer than
+/// were offered means that the kernel met the end of the queue. (It could also have met an error after some datagrams, but
 /// an unconnected socket without `IP_RECVERR` has none pending; and were there one, the next arrival raises a new
 /// edge.) So the extra call that would only answer `EAGAIN` is saved at every wake-up.
-pub(super) fn receive(
-    io: &UdpSocket,
-    slots: &mut [Slot],
-    slot_bytes: usize,
-) -> io::Result<(usize, bool)> {
+pub(super) fn receive(io: &UdpSocket, free: Free<'_>) -> io::Result<(usize, bool)> {
+    let Free {
+        slots,
+        slot_bytes,
+        rests,
+        rest_bytes,
+        for_trains,
+    } = free;
     let offered = slots.len().min(CHUNK);
     let mut names = [const { MaybeUninit::<Name>::uninit() }; CHUNK];
-    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; CHUNK];
+    let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; CHUNK];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; CHUNK];
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; CHUNK];
+    debug_assert!(!for_trains || offered * rest_bytes <= rests.len());
+    let rest = rests.as_mut_ptr();
     for (i, slot) in slots[..offered].iter_mut().enumerate() {
-        let room = &mut slot.buffer.spare_capacity_mut()[..slot_bytes];
-        let vector = vectors[i].write(libc::iovec {
-            iov_base: room.as_mut_ptr().cast(),
-            iov_len: room.len(),
-        });
-        headers[i].write(header(names[i].write(Name::EMPTY), NAME_BYTES, vector));
+        // What is longer than the slot goes on behind it: only a train does, or what will be thrown away.
+        let pair = vectors[i].write([
+            vector(slot.room(slot_bytes).as_mut_ptr().cast(), slot_bytes),
+            vector(rest.wrapping_add(i * rest_bytes).cast(), rest_bytes),
+        ]);
+        let vectors = &mut pair[..1 + usize::from(for_trains)];
+        let header = headers[i].write(header(names[i].write(Name::EMPTY), NAME_BYTES, vectors));
+        if for_trains {
+            attach(header, controls[i].write(Control::EMPTY));
+        }
     }
     let fd = io.as_raw_fd();
     let filled = io.try_io(|| {
-        // SAFETY: the first `offered` headers are initialised; each points to its own name and vector, which outlive
-        // the call, and the vector to `slot_bytes` writable bytes. A null timeout is allowed.
+        // SAFETY: the first `offered` headers are initialised; each points to its own name, vectors and control, which
+        // outlive the call, and the vectors to `slot_bytes` and, within `rests`, `rest_bytes` writable bytes. A null
+        // timeout is allowed.
         let n = unsafe {
             libc::recvmmsg(
                 fd,
@@ -60,36 +99,68 @@ pub(super) fn receive(
         // SAFETY: initialised above, since `filled <= offered`.
         let (header, name) = unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref()) };
         if header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0 {
-            slot.from = name.decode();
-            // SAFETY: the kernel has written `msg_len` bytes to the start of the spare capacity of an empty buffer.
-            unsafe { slot.buffer.set_len(header.msg_len as usize) };
+            // SAFETY: initialised above, for every header that has room for one.
+            let segment = (header.msg_hdr.msg_controllen > 0)
+                .then(|| unsafe { controls[i].assume_init_ref() }.segment())
+                .flatten();
+            let bytes = header.msg_len as usize;
+            // SAFETY: the kernel has written `msg_len` bytes, to the slot's room first.
+            unsafe { slot.fill(name.decode(), bytes, segment, slot_bytes) };
         }
     }
     Ok((filled, filled < offered))
 }
 
-/// Sends from the front, at most [`CHUNK`]; returns how many went. An error is about the first datagram alone.
-pub(super) fn send(io: &UdpSocket, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
-    let offered = datagrams.len().min(CHUNK);
+/// Sends from the front, at most [`CHUNK`] datagrams in trains of at most `train_datagrams`; returns what went.
+/// An error is about the first train alone.
+pub(super) fn send(
+    io: &UdpSocket,
+    datagrams: &[Outgoing<'_>],
+    train_datagrams: usize,
+) -> io::Result<Went> {
+    let datagrams = &datagrams[..datagrams.len().min(CHUNK)];
     let mut names = [const { MaybeUninit::<Name>::uninit() }; CHUNK];
     let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; CHUNK];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; CHUNK];
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; CHUNK];
-    for (i, datagram) in datagrams[..offered].iter().enumerate() {
-        let (name, name_bytes) = Name::encode(datagram.to);
-        let base = datagram.bytes.as_ptr().cast_mut().cast();
-        let vector = vectors[i].write(libc::iovec {
-            iov_base: base,
-            iov_len: datagram.bytes.len(),
-        });
-        headers[i].write(header(names[i].write(name), name_bytes, vector));
+    let mut unused = vectors.as_mut_slice();
+    let (mut trains, mut next) = (0, 0);
+    while next < datagrams.len() {
+        let len = mode::train_len(&datagrams[next..], train_datagrams);
+        let train = &datagrams[next..next + len];
+        let (mine, others) = unused.split_at_mut(len);
+        unused = others;
+        for (vector, datagram) in mine.iter_mut().zip(train) {
+            let base = datagram.bytes.as_ptr().cast_mut().cast();
+            vector.write(self::vector(base, datagram.bytes.len()));
+        }
+        // SAFETY: each was written just now.
+        let mine = unsafe { mine.assume_init_mut() };
+        let (name, name_bytes) = Name::encode(train[0].to);
+        let header = headers[trains].write(header(names[trains].write(name), name_bytes, mine));
+        if len > 1 {
+            attach(
+                header,
+                controls[trains].write(Control::cut(train[0].bytes.len())),
+            );
+        }
+        trains += 1;
+        next += len;
     }
     let fd = io.as_raw_fd();
-    io.try_io(|| {
-        // SAFETY: the first `offered` headers are initialised; each points to its own name and vector, which outlive
-        // the call, and the vector to the datagram's bytes, which sending only reads.
-        let n = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), offered_len(offered), 0) };
+    let sent = io.try_io(|| {
+        // SAFETY: the first `trains` headers are initialised; each points to its own name, vectors and control, which
+        // outlive the call, and the vectors to the datagrams' bytes, which sending only reads.
+        let n = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), offered_len(trains), 0) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
-    })
+    })?;
+    let mut went = Went::default();
+    for _ in 0..sent {
+        let len = mode::train_len(&datagrams[went.count..], train_datagrams);
+        went.count += len;
+        went.in_trains += if len > 1 { len } else { 0 };
+    }
+    Ok(went)
 }
 
 /// From here on a millisecond more is no matter, and the extra call is saved.
@@ -139,18 +210,24 @@ pub(super) fn set_multicast_if_v4(
         },
         imr_ifindex: libc::c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?,
     };
-    let length = socklen::<libc::ip_mreqn>();
-    // SAFETY: the pointer and length describe `request`, which outlives the call and is only read.
-    let answer = unsafe {
-        let value = ptr::from_ref(&request).cast();
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MULTICAST_IF,
-            value,
-            length,
-        )
-    };
+    set_option(
+        socket.as_raw_fd(),
+        libc::IPPROTO_IP,
+        libc::IP_MULTICAST_IF,
+        &request,
+    )
+}
+
+/// Sets one option of a socket to a plain value.
+fn set_option<T: Copy>(
+    fd: RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let length = socklen::<T>();
+    // SAFETY: the pointer and length describe `value`, which outlives the call and is only read.
+    let answer = unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), length) };
     if answer == 0 {
         Ok(())
     } else {
@@ -220,15 +297,73 @@ impl Name {
     }
 }
 
-fn header(name: &mut Name, name_bytes: libc::socklen_t, vector: &mut libc::iovec) -> libc::mmsghdr {
+/// A control message with one number: `UDP_SEGMENT` on the way out, where the kernel reads 16 bits of it, `UDP_GRO` on the
+/// way in, where it writes 32.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    value: [u8; 8],
+}
+
+// SAFETY: `CMSG_LEN` only computes.
+const _: () = assert!(
+    unsafe { libc::CMSG_LEN(0) } as usize == mem::offset_of!(Control, value),
+    "the value stands where the kernel looks for it"
+);
+
+impl Control {
+    // SAFETY: all-zero bytes are a valid value of plain structures.
+    const EMPTY: Self = unsafe { mem::zeroed() };
+
+    /// Asks the kernel to cut the message into datagrams of `segment` bytes.
+    fn cut(segment: usize) -> Self {
+        let mut control = Self::EMPTY;
+        // A train fits in 65,507 bytes, and so does its segment.
+        let segment = u16::try_from(segment).unwrap_or(u16::MAX).to_ne_bytes();
+        control.header.cmsg_level = libc::SOL_UDP;
+        control.header.cmsg_type = libc::UDP_SEGMENT;
+        // SAFETY: `CMSG_LEN` only computes.
+        control.header.cmsg_len = unsafe { libc::CMSG_LEN(2) } as _;
+        control.value[..2].copy_from_slice(&segment);
+        control
+    }
+
+    /// The size of the datagrams in what was received, where the kernel has joined several.
+    fn segment(&self) -> Option<usize> {
+        let [a, b, c, d, ..] = self.value;
+        let is_it =
+            (self.header.cmsg_level, self.header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
+        let segment = i32::from_ne_bytes([a, b, c, d]);
+        is_it.then(|| usize::try_from(segment).ok()).flatten()
+    }
+}
+
+fn attach(header: &mut libc::mmsghdr, control: &mut Control) {
+    header.msg_hdr.msg_control = ptr::from_mut(control).cast();
+    header.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
+}
+
+fn header(
+    name: &mut Name,
+    name_bytes: libc::socklen_t,
+    vectors: &mut [libc::iovec],
+) -> libc::mmsghdr {
     // SAFETY: all-zero bytes are a valid `mmsghdr`: null pointers with zero lengths. (A literal would not do: some
     // C libraries have private padding in it.)
     let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
     header.msg_hdr.msg_name = ptr::from_mut(name).cast();
     header.msg_hdr.msg_namelen = name_bytes;
-    header.msg_hdr.msg_iov = vector;
-    header.msg_hdr.msg_iovlen = 1;
+    header.msg_hdr.msg_iov = vectors.as_mut_ptr();
+    header.msg_hdr.msg_iovlen = vectors.len() as _;
     header
+}
+
+const fn vector(base: *mut libc::c_void, bytes: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: base,
+        iov_len: bytes,
+    }
 }
 
 #[expect(
@@ -252,6 +387,12 @@ const fn socklen<T>() -> libc::socklen_t {
 #[expect(clippy::cast_possible_truncation, reason = "at most CHUNK")]
 fn offered_len(offered: usize) -> libc::c_uint {
     offered as libc::c_uint
+}
+
+/// Asks for datagrams without checksums, for which the kernel makes no trains.
+#[cfg(test)]
+pub(super) fn send_without_checksum(io: &UdpSocket) -> io::Result<()> {
+    set_option(io.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, &1_i32)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod batch;
 mod interface;
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(any(test, not(target_os = "linux")))]
+mod mode;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -30,10 +30,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 pub use batch::{Outgoing, ReceiveBatch, Received, SendErrors, SendFailure, Sent};
 pub use interface::{Interface, InterfaceError, InterfaceKind, InterfaceSpec, choose, interfaces};
-#[cfg(target_os = "linux")]
-use linux as sys;
-#[cfg(not(target_os = "linux"))]
-use portable as sys;
+pub use mode::{IoMode, IoModes, TRAIN_DATAGRAMS, TRAIN_DATAGRAMS_MAX};
 
 /// What every socket of a program is opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +44,12 @@ pub struct SocketOptions {
     pub receive_buffer_bytes: usize,
     /// Send buffer to ask for, in bytes; 0 leaves the system's.
     pub send_buffer_bytes: usize,
+    /// The best way to send and receive that is tried; what the system lacks is done without.
+    /// See [`Socket::io_modes`].
+    pub io: IoMode,
+    /// Most datagrams sent as one train, where the system takes trains: 1 is none, more than [`TRAIN_DATAGRAMS_MAX`] is
+    /// that. See [`TRAIN_DATAGRAMS`].
+    pub train_datagrams: usize,
 }
 
 /// Buffers the system granted, in bytes of the unit they were asked for in (Linux counts double; that is undone).
@@ -132,6 +135,11 @@ pub struct Socket {
     local: SocketAddr,
     role: Role,
     granted: Buffers,
+    modes: IoModes,
+    train_datagrams: usize,
+    /// What the system is made to say to trains.
+    #[cfg(test)]
+    refusal: Option<i32>,
 }
 
 #[derive(Debug)]
@@ -180,6 +188,9 @@ const MAX_RECEIVE_ERRORS: u64 = 64;
 /// Slots offered to the first system call of a receive: one datagram at a time is the commonest case, and making 64
 /// slots ready costs it a tenth of the whole call.
 const FIRST_CHUNK: usize = 8;
+
+/// Slots offered to each later one; what is left is for the call after it.
+const CHUNK: usize = 64;
 
 impl Socket {
     /// Opens a socket that only receives: it hears `group` (address and port) as it arrives on `interface`, and nothing
@@ -258,6 +269,7 @@ impl Socket {
         .map_err(|source| failed("open a socket for", source))?;
         configure(&socket, Family::of(bind_to), is_shared, options)
             .map_err(|source| failed("set the options of the socket for", source))?;
+        let modes = io_modes(&socket, options.io);
         socket
             .bind(&SockAddr::from(bind_to))
             .map_err(|source| failed("bind to", source))?;
@@ -272,6 +284,10 @@ impl Socket {
             local,
             role,
             granted,
+            modes,
+            train_datagrams: options.train_datagrams,
+            #[cfg(test)]
+            refusal: None,
         })
     }
 
@@ -285,6 +301,13 @@ impl Socket {
     #[must_use]
     pub fn granted(&self) -> Buffers {
         self.granted
+    }
+
+    /// How it sends and receives: found by trying when it was opened. Sending may have become worse since, see
+    /// [`Sent::fell_back`].
+    #[must_use]
+    pub const fn io_modes(&self) -> IoModes {
+        self.modes
     }
 
     /// Whether this is a group's socket that is, or should be, hearing its group.
@@ -350,17 +373,21 @@ impl Socket {
     /// a bound; see [`Received`] for when to come back.
     pub fn receive(&mut self, batch: &mut ReceiveBatch) -> Received {
         let mut received = Received::default();
-        let mut most = sys::CHUNK.min(FIRST_CHUNK);
+        let (mut most, then) = match self.modes.receive {
+            IoMode::Plain => (1, 1),
+            IoMode::Batch | IoMode::Offload => (FIRST_CHUNK, CHUNK),
+        };
         while received.errors + received.resets < MAX_RECEIVE_ERRORS {
-            let (slots, slot_bytes) = batch.free(most);
-            if slots.is_empty() {
+            let free = batch.free(most, self.modes.receive == IoMode::Offload);
+            if free.slots.is_empty() {
                 break;
             }
-            match sys::receive(&self.io, slots, slot_bytes) {
+            match self.receive_some(free) {
                 Ok((filled, is_drained)) => {
-                    let whole = batch.advance(filled);
-                    received.count += whole;
-                    received.truncated += (filled - whole) as u64;
+                    let filled = batch.advance(filled);
+                    received.count += filled.whole;
+                    received.in_trains += filled.in_trains;
+                    received.truncated += filled.truncated;
                     received.would_block = is_drained;
                 }
                 Err(error) => match error.kind() {
@@ -376,33 +403,76 @@ impl Socket {
             if received.would_block {
                 break;
             }
-            most = sys::CHUNK;
+            most = then;
         }
         received
     }
 
     /// Sends from the front of `datagrams`, without blocking. One that the system refuses is counted in `errors` and
-    /// gone past, so that a bad destination never holds up the others.
+    /// gone past, so that a bad destination never holds up the others. When a train is refused its first datagram is
+    /// tried alone: if that is taken it was the train's fault, and the socket sends no more of them.
     pub fn send(&mut self, datagrams: &[Outgoing<'_>], errors: &mut SendErrors) -> Sent {
         let mut sent = Sent::default();
-        while let Some(refused) = datagrams.get(sent.consumed) {
-            match sys::send(&self.io, &datagrams[sent.consumed..]) {
-                Ok(count) => {
-                    sent.consumed += count;
-                    sent.sent += count;
+        let mut is_in_doubt = false;
+        while let Some(first) = datagrams.get(sent.consumed) {
+            let rest = &datagrams[sent.consumed..];
+            let offered = if is_in_doubt { &rest[..1] } else { rest };
+            match self.send_some(offered) {
+                Ok(went) => {
+                    sent.consumed += went.count;
+                    sent.sent += went.count;
+                    sent.in_trains += went.in_trains;
+                    if is_in_doubt {
+                        self.modes.send = IoMode::Batch;
+                        sent.fell_back = true;
+                    }
+                    is_in_doubt = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     sent.would_block = true;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.is_train(offered) && mode::may_refuse_trains(&error) => {
+                    is_in_doubt = true;
+                }
                 Err(error) => {
-                    errors.count(refused, error);
+                    errors.count(first, error);
                     sent.consumed += 1;
+                    is_in_doubt = false;
                 }
             }
         }
         sent
+    }
+
+    /// One system call; an error is about the first datagram, or the train it is the first of.
+    fn send_some(&self, datagrams: &[Outgoing<'_>]) -> io::Result<batch::Went> {
+        #[cfg(test)]
+        if let Some(code) = self.refusal.filter(|_| self.is_train(datagrams)) {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        match self.modes.send {
+            #[cfg(target_os = "linux")]
+            IoMode::Offload => linux::send(&self.io, datagrams, self.train_datagrams),
+            #[cfg(target_os = "linux")]
+            IoMode::Batch => linux::send(&self.io, datagrams, 1),
+            _ => portable::send(&self.io, datagrams),
+        }
+    }
+
+    /// One system call: how many slots it filled, and whether it emptied the socket.
+    fn receive_some(&self, free: batch::Free<'_>) -> io::Result<(usize, bool)> {
+        match self.modes.receive {
+            #[cfg(target_os = "linux")]
+            IoMode::Offload | IoMode::Batch => linux::receive(&self.io, free),
+            _ => portable::receive(&self.io, free),
+        }
+    }
+
+    /// Whether the first of `datagrams` would go as part of a train.
+    fn is_train(&self, datagrams: &[Outgoing<'_>]) -> bool {
+        self.modes.send == IoMode::Offload && mode::train_len(datagrams, self.train_datagrams) > 1
     }
 }
 
@@ -504,6 +574,20 @@ fn configure(
     #[cfg(windows)]
     windows::ignore_resets(socket);
     Ok(())
+}
+
+fn io_modes(socket: &socket2::Socket, wanted: IoMode) -> IoModes {
+    #[cfg(target_os = "linux")]
+    let modes = linux::io_modes(socket, wanted);
+    #[cfg(not(target_os = "linux"))]
+    let modes = {
+        let _ = (socket, wanted);
+        IoModes {
+            send: IoMode::Plain,
+            receive: IoMode::Plain,
+        }
+    };
+    modes
 }
 
 fn granted(socket: &socket2::Socket) -> io::Result<Buffers> {

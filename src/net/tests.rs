@@ -14,7 +14,15 @@ const OPTIONS: SocketOptions = SocketOptions {
     dscp: None,
     receive_buffer_bytes: 200_000,
     send_buffer_bytes: 0,
+    io: IoMode::Offload,
+    train_datagrams: TRAIN_DATAGRAMS,
 };
+/// Without trains, for what counts slots.
+const BATCHED: SocketOptions = SocketOptions {
+    io: IoMode::Batch,
+    ..OPTIONS
+};
+const MODES: [IoMode; 3] = [IoMode::Plain, IoMode::Batch, IoMode::Offload];
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 fn lo() -> Interface {
@@ -216,7 +224,7 @@ fn one_bad_destination_does_not_hold_up_the_others() {
         Sent {
             consumed: 5,
             sent: 2,
-            would_block: false
+            ..Sent::default()
         }
     );
     assert_eq!(
@@ -271,7 +279,7 @@ fn send_errors_are_told_apart() {
 #[test]
 fn a_full_batch_stops_short_of_would_block_and_loses_nothing() {
     let group = draw_group();
-    let mut member = listen(group);
+    let mut member = Socket::group(group, &lo(), &BATCHED).unwrap();
     let _ = send_all(&mut sender(), group, &[b"1", b"2", b"3", b"4", b"5"]);
     let mut batch = ReceiveBatch::new(2, 100);
     let received = member.receive(&mut batch);
@@ -314,7 +322,7 @@ fn a_full_send_buffer_blocks_and_says_how_far_it_got() {
 #[test]
 fn a_steady_flow_allocates_nothing_and_a_held_payload_is_never_overwritten() {
     let group = draw_group();
-    let (mut member, mut source) = (listen(group), sender());
+    let (mut member, mut source) = (Socket::group(group, &lo(), &BATCHED).unwrap(), sender());
     let mut batch = ReceiveBatch::new(16, 1_500);
     let mut buffers = std::collections::BTreeSet::new();
     for round in 0..625_u16 {
@@ -348,6 +356,7 @@ fn options_are_asked_for_and_what_was_granted_is_told() {
         dscp: Some(46),
         receive_buffer_bytes: 100_000,
         send_buffer_bytes: 50_000,
+        ..OPTIONS
     };
     let socket = Socket::unicast(Family::V4, &lo(), 0, &options).unwrap();
     assert_eq!(
@@ -453,38 +462,328 @@ fn v6_groups_work_where_loopback_carries_them() {
     }
 }
 
-/// The code other systems use, run here so that it is run somewhere.
+/// Goal: all three ways carry the same. Method: datagrams in an order that makes trains of many lengths, to two
+/// addresses, over both families; each mode against each, for a train may meet a socket that takes none.
 #[test]
-fn the_portable_calls_do_the_same() {
-    let group = draw_group();
-    let (mut member, source) = (listen(group), sender());
-    for bytes in [&[1_u8; 100][..], &[2; 101], &[]] {
+fn every_mode_delivers_the_same_bytes_in_order() {
+    let card = lo();
+    for (family, sends, receives) in [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| MODES.map(|mode| (family, mode)))
+        .flat_map(|(family, sends)| MODES.map(|mode| (family, sends, mode)))
+    {
+        let open = |io| {
+            let options = SocketOptions { io, ..OPTIONS };
+            Socket::unicast(family, &card, 0, &options)
+        };
+        let (Ok(mut source), Ok(mut one), Ok(mut two)) =
+            (open(sends), open(receives), open(receives))
+        else {
+            println!("skipped: no {family} on {card}");
+            continue;
+        };
+        let (to_one, to_two) = (one.local_addr(), two.local_addr());
+        let payloads = payloads();
+        let datagrams: Vec<_> = (0..)
+            .zip(&payloads)
+            .map(|(i, bytes)| {
+                let to = if i / 30 % 2 == 0 { to_one } else { to_two };
+                Outgoing { to, bytes }
+            })
+            .collect();
+        let mut errors = SendErrors::default();
+        let sent = source.send(&datagrams, &mut errors);
         assert_eq!(
-            portable::send(&source.io, &[Outgoing { to: group, bytes }]).unwrap(),
-            1
+            (sent.sent, errors.total(), sent.fell_back),
+            (datagrams.len(), 0, false),
+            "{family} {sends}: {:?}",
+            errors.last
         );
-    }
-    let mut batch = ReceiveBatch::new(8, 100);
-    let mut filled = 0;
-    loop {
-        let (slots, slot_bytes) = batch.free(1);
-        match portable::receive(&member.io, slots, slot_bytes) {
-            Ok((count, _)) => filled += count,
-            Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        let has_trains = source.io_modes().send == IoMode::Offload;
+        assert_eq!(sent.in_trains > 100, has_trains, "{sent:?}");
+        for socket in [&mut one, &mut two] {
+            let mine: Vec<_> = datagrams
+                .iter()
+                .filter(|datagram| datagram.to == socket.local_addr())
+                .map(|datagram| datagram.bytes)
+                .collect();
+            let heard = expect(socket, mine.len());
+            assert!(heard.iter().all(|(from, _)| *from == source.local_addr()));
+            assert!(
+                heard.iter().map(|(_, bytes)| &bytes[..]).eq(mine),
+                "{family} from {sends} to {receives}"
+            );
         }
-        let _ = batch.advance(1);
     }
-    let lengths: Vec<_> = batch
-        .drain()
-        .map(|(from, bytes)| (from, bytes.len()))
-        .collect();
+}
+
+/// 240 datagrams in runs of every kind: equal, with a shorter last, growing, with empty ones between; longer than a slot
+/// none.
+fn payloads() -> Vec<Vec<u8>> {
+    (0..240_usize)
+        .map(|i| {
+            let bytes = match (i / 40, i % 40) {
+                (0, _) => 1_400,
+                (1, at) if at % 9 == 8 => 17,
+                (1, _) => 900,
+                (2, at) => 500 + at,
+                (3, at) => 500 - at,
+                (4, at) if at % 7 == 3 => 0,
+                (4, _) => 256,
+                _ => 1 + i % 3,
+            };
+            (0..bytes)
+                .map(|at| u8::try_from((i * 7 + at) % 251).unwrap())
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn a_train_has_one_address_and_one_size_and_keeps_its_bounds() {
+    let here = SocketAddr::from((LOOPBACK, 1));
+    let there = SocketAddr::from((LOOPBACK, 2));
+    let bytes = vec![0; 66_000];
+    let train = |sizes: &[usize], most| {
+        let datagrams: Vec<_> = sizes
+            .iter()
+            .map(|&size| Outgoing {
+                to: here,
+                bytes: &bytes[..size],
+            })
+            .collect();
+        mode::train_len(&datagrams, most)
+    };
+    assert_eq!(train(&[], 16), 0);
+    assert_eq!(train(&[9], 16), 1);
+    assert_eq!(train(&[9, 9, 9], 16), 3);
+    assert_eq!(train(&[9, 9, 4, 4], 16), 3);
+    assert_eq!(train(&[9, 10], 16), 1);
+    assert_eq!((train(&[0, 0], 16), train(&[9, 0], 16)), (1, 1));
     assert_eq!(
-        (filled, lengths),
-        (
-            3,
-            vec![(source.local_addr(), 100), (source.local_addr(), 0)]
-        )
+        [0, 1, 2, 64, usize::MAX].map(|most| train(&[9; 200], most)),
+        [1, 1, 2, 64, 64]
     );
-    assert_eq!(now(&mut member), 0);
-    assert!(portable::send(&source.io, &[]).is_ok_and(|count| count == 0));
+    assert_eq!((train(&[1_400; 64], 64), train(&[8_000; 64], 64)), (46, 8));
+    assert_eq!((train(&[32_753; 3], 64), train(&[32_754; 3], 64)), (2, 1));
+    assert_eq!(train(&[66_000; 2], 64), 1);
+    let mixed = [here, here, there].map(|to| Outgoing { to, bytes: b"x" });
+    assert_eq!(mode::train_len(&mixed, 16), 2);
+}
+
+/// Goal: a train is cut where its datagrams end, wherever that falls in and behind a slot. Method: one train for each
+/// pair of sizes, read by sockets that take trains; slots shorter than, as long as and far longer than a datagram.
+#[test]
+fn a_train_longer_than_its_slot_comes_apart_as_it_went_together() {
+    let group = draw_group();
+    let (mut member, mut source) = (listen(group), sender());
+    for (segment, last) in [
+        (1, 1),
+        (99, 100),
+        (100, 1),
+        (100, 100),
+        (700, 350),
+        (1_400, 9),
+    ] {
+        let payloads: Vec<_> = (0..16)
+            .map(|i| vec![i; if i == 15 { last } else { segment }])
+            .collect();
+        let slices: Vec<_> = payloads.iter().map(Vec::as_slice).collect();
+        for slot_bytes in [100, 1_399, 1_400, 2_048, 70_000] {
+            assert_eq!(send_all(&mut source, group, &slices).total(), 0);
+            let mut batch = ReceiveBatch::new(2, slot_bytes);
+            let (mut heard, mut truncated) = (Vec::new(), 0);
+            loop {
+                let received = member.receive(&mut batch);
+                assert_eq!(batch.len(), received.count);
+                truncated += received.truncated;
+                heard.extend(batch.drain().map(|(_, bytes)| bytes));
+                assert!(batch.is_empty() && !batch.is_full());
+                if received.would_block {
+                    break;
+                }
+            }
+            let fit: Vec<_> = slices
+                .iter()
+                .filter(|bytes| bytes.len() <= slot_bytes)
+                .collect();
+            assert_eq!(truncated, 16 - fit.len() as u64, "{segment} {slot_bytes}");
+            assert!(heard.iter().eq(fit), "{segment} {last} {slot_bytes}");
+        }
+    }
+}
+
+/// Goal: one batch gathers from sockets that take trains and sockets that do not, and what is left in it stays.
+#[test]
+fn a_batch_gathers_trains_and_single_datagrams() {
+    let group = draw_group();
+    let mut members = MODES.map(|io| {
+        let options = SocketOptions { io, ..OPTIONS };
+        Socket::group(group, &lo(), &options).unwrap()
+    });
+    let payloads = [b"1", b"2", b"3", b"4"].map(|one| one.as_slice());
+    let _ = send_all(&mut sender(), group, &payloads);
+    let mut batch = ReceiveBatch::new(20, 100);
+    let mut heard = Vec::new();
+    for _ in 0..2 {
+        for member in &mut members {
+            let _ = member.receive(&mut batch);
+            heard.extend(batch.drain().take(3).map(|(_, bytes)| bytes[0]));
+        }
+    }
+    heard.extend(batch.drain().map(|(_, bytes)| bytes[0]));
+    assert_eq!(heard, *b"123412341234");
+}
+
+#[test]
+fn steady_trains_allocate_nothing_and_a_held_payload_is_never_overwritten() {
+    let group = draw_group();
+    let (mut member, mut source) = (listen(group), sender());
+    let mut batch = ReceiveBatch::new(16, 1_500);
+    let mut buffers = std::collections::BTreeSet::new();
+    for round in 0..600_u16 {
+        let payload = [round.to_be_bytes(); 600].concat();
+        let _ = send_all(&mut source, group, &[payload.as_slice(); 16]);
+        let _ = member.receive(&mut batch);
+        for (_, bytes) in batch.drain() {
+            assert_eq!(bytes, payload);
+            buffers.insert(bytes.as_ptr() as usize);
+        }
+    }
+    assert_eq!(batch.allocations(), 0);
+    assert!(
+        buffers.len() <= 16,
+        "a slot, and a copy used again and again"
+    );
+
+    let mut held = Vec::new();
+    for round in 0..8_u8 {
+        let _ = send_all(&mut source, group, &[[round; 1_200].as_slice(); 16]);
+        let _ = member.receive(&mut batch);
+        held.extend(batch.drain().map(|(_, bytes)| (round, bytes)));
+    }
+    assert_eq!(held.len(), 128);
+    assert!(
+        held.iter()
+            .all(|(round, bytes)| *bytes == vec![*round; 1_200])
+    );
+    assert!(batch.allocations() >= 128 - 2 * 16);
+}
+
+/// Goal: when the system refuses trains nothing is lost and nothing comes twice. Method: the errors a kernel gives, in its
+/// place; then sends of all kinds through the same socket.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_refused_train_goes_one_by_one_and_no_other_is_tried() {
+    for code in [
+        libc::EIO,
+        libc::EINVAL,
+        libc::EMSGSIZE,
+        libc::EOPNOTSUPP,
+        libc::ENOPROTOOPT,
+    ] {
+        let group = draw_group();
+        let (mut member, mut source) = (listen(group), sender());
+        source.refusal = Some(code);
+        refused_and_delivered(&mut source, &mut member, group);
+    }
+}
+
+/// The same, and the kernel itself refuses: it cuts no train whose datagrams are to have no checksum.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_train_that_the_kernel_refuses_goes_one_by_one() {
+    let group = draw_group();
+    let (mut member, mut source) = (listen(group), sender());
+    linux::send_without_checksum(&source.io).unwrap();
+    refused_and_delivered(&mut source, &mut member, group);
+}
+
+#[cfg(target_os = "linux")]
+fn refused_and_delivered(source: &mut Socket, member: &mut Socket, group: SocketAddr) {
+    let payloads = payloads();
+    let datagrams: Vec<_> = payloads
+        .iter()
+        .map(|bytes| Outgoing { to: group, bytes })
+        .collect();
+    let mut errors = SendErrors::default();
+    for fell_back in [true, false] {
+        let sent = source.send(&datagrams, &mut errors);
+        assert_eq!(
+            (sent.sent, sent.in_trains, sent.fell_back),
+            (datagrams.len(), 0, fell_back)
+        );
+        assert_eq!(source.io_modes().send, IoMode::Batch);
+        let heard = expect(member, payloads.len());
+        assert!(heard.iter().map(|(_, bytes)| bytes).eq(&payloads));
+        assert_eq!(now(member), 0);
+    }
+    assert_eq!(errors.total(), 0);
+    assert_eq!(source.io_modes().receive, IoMode::Offload);
+}
+
+/// Goal: nobody turns trains off by having datagrams sent where none can go. Method: port 0, for which the kernel has the
+/// very error it has for a train it cannot cut.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_bad_destination_is_not_blamed_on_the_train() {
+    let group = draw_group();
+    let (mut member, mut source) = (listen(group), sender());
+    let nowhere = SocketAddr::from((LOOPBACK, 0));
+    let to = [group, group, nowhere, nowhere, nowhere, group, group];
+    let datagrams = to.map(|to| Outgoing {
+        to,
+        bytes: b"equal",
+    });
+    let mut errors = SendErrors::default();
+    let sent = source.send(&datagrams, &mut errors);
+    assert_eq!((sent.sent, sent.in_trains, sent.fell_back), (4, 4, false));
+    assert_eq!(errors.total(), 3);
+    assert_eq!(source.io_modes(), IoModes::BEST);
+    assert_eq!(now(&mut member), 4);
+}
+
+#[test]
+fn no_better_way_is_tried_than_was_asked_for() {
+    for io in MODES {
+        let modes = Socket::unicast(Family::V4, &lo(), 0, &SocketOptions { io, ..OPTIONS })
+            .unwrap()
+            .io_modes();
+        assert!(modes.send <= io && modes.receive <= io);
+        #[cfg(target_os = "linux")]
+        assert_eq!((modes.send, modes.receive), (io, io), "Linux 5.0 has all");
+    }
+    let mixed = IoModes {
+        send: IoMode::Batch,
+        receive: IoMode::Offload,
+    };
+    assert_eq!(IoModes::BEST.worst(mixed), mixed);
+    assert_eq!(
+        (mixed.to_string(), IoModes::BEST.to_string()),
+        ("batch out, offload in".into(), "offload".into())
+    );
+}
+
+#[test]
+fn one_datagram_at_a_time_is_cut_short_nowhere() {
+    let plain = SocketOptions {
+        io: IoMode::Plain,
+        ..OPTIONS
+    };
+    let group = draw_group();
+    let mut member = Socket::group(group, &lo(), &plain).unwrap();
+    let mut source = Socket::unicast(Family::V4, &lo(), 0, &plain).unwrap();
+    let _ = send_all(&mut source, group, &[&[1; 100], &[2; 101], &[]]);
+    let mut batch = ReceiveBatch::new(8, 100);
+    let received = member.receive(&mut batch);
+    assert_eq!(
+        (received.count, received.truncated, received.would_block),
+        (2, 1, true)
+    );
+    let lengths: Vec<_> = batch.drain().map(|(_, bytes)| bytes.len()).collect();
+    assert_eq!(lengths, [100, 0]);
+    assert_eq!(
+        source.send(&[], &mut SendErrors::default()),
+        Sent::default()
+    );
 }

@@ -17,7 +17,8 @@ use thiserror::Error;
 use crate::capture::Recorded;
 use crate::floor::Floor;
 use crate::net::{
-    self, Interface, InterfaceSpec, OpenError, ReceiveBatch, SendErrors, SocketOptions,
+    self, Interface, InterfaceSpec, IoMode, IoModes, OpenError, ReceiveBatch, SendErrors,
+    SocketOptions, TRAIN_DATAGRAMS,
 };
 use crate::proto::TransmitBatch;
 use crate::station::StationEvent;
@@ -59,6 +60,10 @@ pub struct Network {
     pub receive_buffer_bytes: usize,
     /// Largest datagram that is received whole.
     pub datagram_bytes: usize,
+    /// The best way to send and receive that is tried.
+    pub io: IoMode,
+    /// Most datagrams sent as one train.
+    pub train_datagrams: usize,
 }
 
 /// Receive buffer to ask for: a fifth of a second of a floor's whole data, or the reports of 5,000 workstations at once.
@@ -82,6 +87,8 @@ impl Network {
             dscp: floor.dscp,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
             datagram_bytes: DATAGRAM_BYTES,
+            io: IoMode::Offload,
+            train_datagrams: TRAIN_DATAGRAMS,
         }
     }
 
@@ -91,6 +98,8 @@ impl Network {
             dscp: self.dscp,
             receive_buffer_bytes: self.receive_buffer_bytes,
             send_buffer_bytes: self.receive_buffer_bytes,
+            io: self.io,
+            train_datagrams: self.train_datagrams,
         }
     }
 
@@ -152,6 +161,14 @@ pub struct LoopStats {
     pub turn_max_ns: u64,
     /// Turns longer than 10 ms.
     pub turns_long: u64,
+    /// How its sockets send and receive: each way the worst of them.
+    pub io: IoModes,
+    /// How often a socket gave up sending trains, because the system refused one.
+    pub offload_fallbacks: u64,
+    /// Datagrams that the system took as part of a train.
+    pub sent_in_trains: u64,
+    /// Datagrams received as part of a train.
+    pub received_in_trains: u64,
     /// Datagrams received, before any were dropped on purpose.
     pub datagrams_received: u64,
     /// Of these, dropped on purpose.
@@ -256,6 +273,7 @@ impl Loop {
     ) -> Result<(), LoopError> {
         let index = self.nodes.len();
         let node = Node::open(station, groups, drops, &self.network)?;
+        self.stats.io = self.stats.io.worst(node.io_modes());
         self.nodes.push(node);
         self.nodes[index]
             .register(self.poll.registry(), index)
@@ -299,7 +317,7 @@ impl Loop {
                     self.nodes.iter_mut().for_each(|node| node.leave(at.now));
                 }
             }
-            self.transmit(at.now);
+            self.transmit(at.now)?;
             self.drain_events(at, program);
             self.check_interface(at.now);
             self.count_turn(at.now);
@@ -381,14 +399,29 @@ impl Loop {
         }
     }
 
-    fn transmit(&mut self, now: Timestamp) {
+    fn transmit(&mut self, now: Timestamp) -> Result<(), LoopError> {
         let failed = self.stats.send_errors.total();
-        for node in &mut self.nodes {
+        let fallbacks = self.stats.offload_fallbacks;
+        for (index, node) in self.nodes.iter_mut().enumerate() {
             node.transmit(now, &self.network, &mut self.transmit, &mut self.stats);
+            node.watch_writable(self.poll.registry(), index)
+                .map_err(|error| LoopError::System("watch", error))?;
         }
         if self.stats.send_errors.total() > failed {
             self.warn_of_send_errors(now);
         }
+        if self.stats.offload_fallbacks > fallbacks {
+            tracing::info!("the system refused a train of datagrams; they are sent one by one");
+            self.stats.io = self.io_modes();
+        }
+        Ok(())
+    }
+
+    fn io_modes(&self) -> IoModes {
+        self.nodes
+            .iter()
+            .map(Node::io_modes)
+            .fold(IoModes::BEST, IoModes::worst)
     }
 
     fn warn_of_send_errors(&mut self, now: Timestamp) {
@@ -451,6 +484,7 @@ impl Loop {
                 self.is_interface_gone = true;
             }
         }
+        self.stats.io = self.io_modes();
     }
 
     fn count_turn(&mut self, began: Timestamp) {

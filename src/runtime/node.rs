@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use mio::{Interest, Registry, Token};
 
 use crate::capture::Recorded;
-use crate::net::{Family, OpenError, Outgoing, ReceiveBatch, Socket};
+use crate::net::{Family, IoModes, OpenError, Outgoing, ReceiveBatch, Socket};
 use crate::proto::{Destination, TransmitBatch};
 use crate::rng::Rng;
 use crate::station::StationEvent;
@@ -40,6 +40,8 @@ pub struct Node {
     drops: Option<Drops>,
     /// Datagrams that a full socket did not take; nothing else is sent before them.
     unsent: Vec<(Destination, Vec<u8>)>,
+    /// Whether the system was asked to say when its sockets are writable.
+    watches_writable: bool,
     touched: bool,
     due: Timestamp,
 }
@@ -94,6 +96,7 @@ impl Node {
             sockets,
             drops,
             unsent: Vec::new(),
+            watches_writable: false,
             touched: true,
             due: Timestamp::ZERO,
         })
@@ -108,6 +111,14 @@ impl Node {
             .unwrap_or(0)
     }
 
+    /// How its sockets send and receive: each way the worst of them.
+    pub fn io_modes(&self) -> IoModes {
+        self.sockets
+            .iter()
+            .map(|port| port.socket.io_modes())
+            .fold(IoModes::BEST, IoModes::worst)
+    }
+
     /// The station, to give it a command; the loop then drains it.
     pub fn command(&mut self) -> &mut Recorded {
         self.touched = true;
@@ -116,7 +127,26 @@ impl Node {
 
     pub(super) fn register(&mut self, registry: &Registry, index: usize) -> io::Result<()> {
         for (at, port) in self.sockets.iter_mut().enumerate() {
-            registry.register(&mut port.socket, token(index, at), interest(port.role))?;
+            let interest = interest(port.role, self.watches_writable);
+            registry.register(&mut port.socket, token(index, at), interest)?;
+        }
+        Ok(())
+    }
+
+    /// Watches for room in the send buffers while something waits for it, and only then: Linux tells of room after each
+    /// datagram that has left, and the loop would take a turn for each. Who asks when there is room already is told at
+    /// once.
+    pub(super) fn watch_writable(&mut self, registry: &Registry, index: usize) -> io::Result<()> {
+        let is_waiting = !self.unsent.is_empty();
+        if self.watches_writable == is_waiting {
+            return Ok(());
+        }
+        self.watches_writable = is_waiting;
+        for (at, port) in self.sockets.iter_mut().enumerate() {
+            if matches!(port.role, Role::Unicast(_)) {
+                let interest = interest(port.role, self.watches_writable);
+                registry.reregister(&mut port.socket, token(index, at), interest)?;
+            }
         }
         Ok(())
     }
@@ -163,6 +193,7 @@ impl Node {
                 stats.truncated += received.truncated;
                 stats.receive_errors += received.errors;
                 stats.datagrams_received += received.count as u64;
+                stats.received_in_trains += received.in_trains as u64;
                 // A socket that gives only errors is left alone until the system speaks of it again.
                 port.is_readable = !received.would_block && !received.is_stuck();
                 left = left.saturating_sub(received.count.max(1));
@@ -260,7 +291,8 @@ impl Node {
             };
             // A socket that cannot be watched is never readable, which is what a lost interface looks like anyway.
             let _ = registry.deregister(&mut port.socket);
-            let _ = registry.register(&mut socket, token(index, at), interest(port.role));
+            let interest = interest(port.role, self.watches_writable);
+            let _ = registry.register(&mut socket, token(index, at), interest);
             port.socket = socket;
             port.is_readable = true;
         }
@@ -311,7 +343,12 @@ fn send_run(sockets: &mut [Port], run: &[Outgoing<'_>], stats: &mut LoopStats) -
         .iter_mut()
         .find(|port| port.role == Role::Unicast(family))
     {
-        Some(port) => port.socket.send(run, &mut stats.send_errors).consumed,
+        Some(port) => {
+            let sent = port.socket.send(run, &mut stats.send_errors);
+            stats.sent_in_trains += sent.in_trains as u64;
+            stats.offload_fallbacks += u64::from(sent.fell_back);
+            sent.consumed
+        }
         None => run.len(),
     }
 }
@@ -320,9 +357,9 @@ const fn token(index: usize, socket: usize) -> Token {
     Token(index << Node::SOCKET_BITS | socket)
 }
 
-fn interest(role: Role) -> Interest {
+fn interest(role: Role, watches_writable: bool) -> Interest {
     match role {
-        Role::Group(_) => Interest::READABLE,
-        Role::Unicast(_) => Interest::READABLE | Interest::WRITABLE,
+        Role::Unicast(_) if watches_writable => Interest::READABLE | Interest::WRITABLE,
+        Role::Group(_) | Role::Unicast(_) => Interest::READABLE,
     }
 }
