@@ -138,6 +138,8 @@ pub struct Summary {
     pub security: String,
     /// How datagrams went to and from the system.
     pub io: String,
+    /// Datagrams of the source that went as part of a train.
+    pub in_trains: u64,
     /// How the source waited.
     pub idle: String,
     /// Send buffer granted, bytes.
@@ -206,6 +208,7 @@ pub(super) struct Circumstances {
     pub(super) size: usize,
     pub(super) rate: f64,
     pub(super) io: String,
+    pub(super) in_trains: u64,
     pub(super) idle: String,
     pub(super) send_buffer_bytes: usize,
     pub(super) seed: u64,
@@ -272,6 +275,7 @@ pub(super) fn summary(
         per_receiver,
         security: "open-lab".to_owned(),
         io: circumstances.io,
+        in_trains: circumstances.in_trains,
         idle: circumstances.idle,
         send_buffer_bytes: circumstances.send_buffer_bytes,
         kernel: kernel(),

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::net::{Interface, InterfaceKind, InterfaceSpec};
+use crate::net::{Interface, InterfaceKind, InterfaceSpec, IoMode};
 use crate::notice::OPAQUE;
 use crate::proto::{self, Join};
 use crate::runtime::Network;
@@ -55,6 +55,10 @@ pub struct Place {
     pub interface: Interface,
     /// Address and port of the one group.
     pub group: SocketAddr,
+    /// The best way to send and receive that is tried.
+    pub io: IoMode,
+    /// Most datagrams sent as one train.
+    pub train_datagrams: usize,
 }
 
 impl Place {
@@ -79,6 +83,8 @@ impl Place {
             dscp: None,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
             datagram_bytes: 2_048,
+            io: self.io,
+            train_datagrams: self.train_datagrams,
         }
     }
 

@@ -230,7 +230,8 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
     let circumstances = Circumstances {
         size: options.size,
         rate: options.rate,
-        io: "batches".to_owned(),
+        io: looping.stats().io.to_string(),
+        in_trains: looping.stats().sent_in_trains,
         idle: "block".to_owned(),
         send_buffer_bytes: looping.nodes()[0].receive_buffer_bytes(),
         seed: options.seed,

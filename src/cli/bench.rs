@@ -11,7 +11,7 @@ use crate::bench::{
     SIZE_MIN, Scenario, SendOptions,
 };
 use crate::floor::{Floor, parse_duration, parse_positive_duration};
-use crate::net::{self, Interface, InterfaceKind, InterfaceSpec};
+use crate::net::{self, Interface, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
 use crate::output::{Ending, Failure};
 use crate::runtime::{self, Stop};
 
@@ -39,6 +39,12 @@ struct PlaceArgs {
     /// Take interface and group from this file
     #[arg(long, value_name = "PATH")]
     floor: Option<PathBuf>,
+    /// Best way to send and receive that is tried: offload, batch or plain
+    #[arg(long, value_name = "WAY", default_value_t = IoMode::Offload, hide = true)]
+    io: IoMode,
+    /// Most datagrams sent as one train
+    #[arg(long, value_name = "N", default_value_t = TRAIN_DATAGRAMS, hide = true)]
+    train: usize,
     /// Messages are not protected: to be said wherever somebody else could hear them, which is everywhere but on loopback
     #[arg(long)]
     open_lab: bool,
@@ -272,6 +278,8 @@ fn place(args: &PlaceArgs, command: &str) -> Result<Place, Failure> {
     let place = Place {
         interface: interface(spec.as_ref())?,
         group: args.group.or(of_floor).unwrap_or(GROUP),
+        io: args.io,
+        train_datagrams: args.train,
     };
     if !place.group.ip().is_multicast() {
         return Err(Failure::Usage(format!(

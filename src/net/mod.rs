@@ -30,7 +30,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 pub use batch::{Outgoing, ReceiveBatch, Received, SendErrors, SendFailure, Sent};
 pub use interface::{Interface, InterfaceError, InterfaceKind, InterfaceSpec, choose, interfaces};
-pub use mode::{IoMode, IoModes, TRAIN_DATAGRAMS, TRAIN_DATAGRAMS_MAX};
+pub use mode::{IoMode, IoModes, TRAIN_DATAGRAMS, TRAIN_DATAGRAMS_MAX, UnknownMode};
 
 /// What every socket of a program is opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::str::FromStr;
 
 use super::Outgoing;
 
@@ -26,6 +27,22 @@ impl fmt::Display for IoMode {
         })
     }
 }
+
+impl FromStr for IoMode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Plain, Self::Batch, Self::Offload]
+            .into_iter()
+            .find(|mode| mode.to_string() == text)
+            .ok_or(UnknownMode)
+    }
+}
+
+/// A word that names no [`IoMode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there are offload, batch and plain")]
+pub struct UnknownMode;
 
 /// The ways of a socket, or the worst of several sockets'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
