@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::capture::{Capture, Recorded};
-use crate::net::{self, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
+use crate::net::{self, InterfaceKind, InterfaceSpec, IoMode, IoModes, TRAIN_DATAGRAMS};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
 use crate::output::{Ending, Failure, LossLines, LossSummary, PrintError, Printer, ReceiverLines};
 use crate::proto::{self, Join, PublishError, Stats};
@@ -106,6 +106,7 @@ pub struct Summary {
     messages_per_s: f64,
     late_ms_max: f64,
     receive_buffer_bytes: usize,
+    io: String,
     send_errors: u64,
     open_lab: bool,
 }
@@ -446,6 +447,7 @@ struct Seen {
     dropped: u64,
     send_errors: u64,
     receive_buffer_bytes: usize,
+    io: IoModes,
     stats: Stats,
 }
 
@@ -458,6 +460,7 @@ impl Seen {
         self.dropped += other.dropped;
         self.send_errors += other.send_errors;
         self.receive_buffer_bytes = other.receive_buffer_bytes;
+        self.io = self.io.worst(other.io);
         self.stats.add(&other.stats);
         match (&mut self.latency, other.latency) {
             (Some(mine), Some(others)) => drop(mine.add(others)),
@@ -468,6 +471,7 @@ impl Seen {
 
     fn count(&mut self, stats: &LoopStats) {
         self.dropped += stats.datagrams_dropped;
+        self.io = self.io.worst(stats.io);
         self.send_errors += stats.send_errors.total();
     }
 }
@@ -687,6 +691,7 @@ impl Source {
             },
             late_ms_max: self.late_ns_max as f64 / 1e6,
             receive_buffer_bytes: seen.receive_buffer_bytes,
+            io: looping.stats().io.worst(seen.io).to_string(),
             send_errors: seen.send_errors + looping.stats().send_errors.total(),
             open_lab: true,
         }

@@ -166,6 +166,8 @@ pub enum Line<'a> {
         groups: &'a [String],
         /// Receive buffer granted by the system, bytes.
         receive_buffer_bytes: usize,
+        /// How it sends and receives: `offload`, `batch` or `plain`.
+        io: String,
         /// Whether the floor runs without protection.
         open_lab: bool,
     },

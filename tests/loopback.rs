@@ -228,7 +228,7 @@ fn a_notice_and_its_receipt() {
     let ready = event(&agent);
     assert_eq!(
         keys(&ready),
-        "event groups interface name open_lab receive_buffer_bytes"
+        "event groups interface io name open_lab receive_buffer_bytes"
     );
     assert_eq!(
         (&ready["event"], &ready["name"], &ready["open_lab"]),

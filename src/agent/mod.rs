@@ -12,7 +12,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
-use crate::net::Interface;
+use crate::net::{Interface, IoModes};
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
@@ -76,6 +76,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     stop.watch(&looping);
     let (sender, receiver) = channel::bounded(QUEUE_MAX);
     let receive_buffer_bytes = looping.nodes()[0].receive_buffer_bytes();
+    let io = looping.stats().io;
     let mut show = Show::new(options, Exec::start(options.exec.as_deref()));
     let mut agent = Agent {
         events: sender,
@@ -88,7 +89,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
             result
         });
         let guard = StopOnDrop(stop.clone());
-        let shown = show.run(&receiver, state.as_mut(), receive_buffer_bytes);
+        let shown = show.run(&receiver, state.as_mut(), receive_buffer_bytes, io);
         // Nobody reads any more, or the loop has ended.
         drop(guard);
         drop(receiver);
@@ -205,8 +206,9 @@ impl<'a> Show<'a> {
         events: &Receiver<(u64, StationEvent)>,
         mut state: Option<&mut State>,
         receive_buffer_bytes: usize,
+        io: IoModes,
     ) -> Result<(), PrintError> {
-        self.ready(receive_buffer_bytes)?;
+        self.ready(receive_buffer_bytes, io)?;
         while let Ok((wall_ns, event)) = events.recv() {
             self.show(wall_ns, &event)?;
             self.printer.flush()?;
@@ -229,13 +231,14 @@ impl<'a> Show<'a> {
         }
     }
 
-    fn ready(&mut self, receive_buffer_bytes: usize) -> Result<(), PrintError> {
+    fn ready(&mut self, receive_buffer_bytes: usize, io: IoModes) -> Result<(), PrintError> {
         let interface = self.options.interface.to_string();
         let line = Line::Ready {
             name: &self.options.name,
             interface: &self.options.interface.name,
             groups: &self.options.groups,
             receive_buffer_bytes,
+            io: io.to_string(),
             open_lab: self.options.open_lab,
         };
         let groups = self.options.groups.join(", ");

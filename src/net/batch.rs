@@ -196,6 +196,10 @@ pub(super) struct Slot {
 
 /// Free slots of a batch, for a system call to write to.
 #[derive(Debug)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux receives trains")
+)]
 pub(super) struct Free<'a> {
     pub(super) slots: &'a mut [Slot],
     /// Room in each slot.

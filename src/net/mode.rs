@@ -86,7 +86,10 @@ impl fmt::Display for IoModes {
     }
 }
 
-/// Most datagrams in a train, unless another bound is asked for. See `PROTOCOL.md` section 4 for what was weighed.
+/// Most datagrams in a train, unless another bound is asked for. A train that meets a full queue on a virtual switch or a
+/// full receive buffer is lost whole, and on a cable it is a burst at the cable's own rate. 16 of 1,400 bytes are 22 kB:
+/// a ninth of a stock Linux receive buffer (208 KiB), where 46 would be a third; and 0.2 ms of a gigabit. On loopback 16
+/// take nine tenths off what a datagram costs the system, 64 no more than a twentieth further.
 pub const TRAIN_DATAGRAMS: usize = 16;
 
 /// Most datagrams that Linux takes in a train (`UDP_MAX_SEGMENTS`; newer ones take twice as many).

@@ -745,7 +745,9 @@ fn a_bad_destination_is_not_blamed_on_the_train() {
 
 #[test]
 fn no_better_way_is_tried_than_was_asked_for() {
+    assert_eq!("sendmmsg".parse::<IoMode>(), Err(UnknownMode));
     for io in MODES {
+        assert_eq!(io.to_string().parse(), Ok(io));
         let modes = Socket::unicast(Family::V4, &lo(), 0, &SocketOptions { io, ..OPTIONS })
             .unwrap()
             .io_modes();
