@@ -21,7 +21,7 @@ use bytes::{BufMut, BytesMut};
 use crate::net::{Interface, InterfaceKind, InterfaceSpec, IoMode};
 use crate::notice::OPAQUE;
 use crate::proto::{self, Join};
-use crate::runtime::Network;
+use crate::runtime::{Idle, Network};
 use crate::station::StationConfig;
 use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
@@ -59,6 +59,8 @@ pub struct Place {
     pub io: IoMode,
     /// Most datagrams sent as one train.
     pub train_datagrams: usize,
+    /// How the process waits.
+    pub idle: Idle,
 }
 
 impl Place {

@@ -82,6 +82,7 @@ pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
             failure: None,
         });
     }
+    looping.set_idle(options.place.idle);
     stop.watch(&looping);
     let mut program = Receivers {
         receivers,

@@ -199,6 +199,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
     let mut looping = Loop::new(options.place.network(), clock)
         .and_then(|mut looping| looping.add(station, &[], None).map(|()| looping))
         .map_err(|error| Failure::system("cannot send", &error))?;
+    looping.set_idle(options.place.idle);
     stop.watch(&looping);
     let (port, joining) = gather(options, run, clock)?;
     let mut source = Source {
@@ -232,7 +233,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         rate: options.rate,
         io: looping.stats().io.to_string(),
         in_trains: looping.stats().sent_in_trains,
-        idle: "block".to_owned(),
+        idle: options.place.idle.to_string(),
         send_buffer_bytes: looping.nodes()[0].receive_buffer_bytes(),
         seed: options.seed,
     };

@@ -4,6 +4,7 @@
 //! datagrams for each station; let the program act; do what is due; send what there is to send.
 
 mod clock;
+mod idle;
 mod node;
 
 use std::io;
@@ -26,6 +27,7 @@ use crate::time::Timestamp;
 use crate::wire::GroupId;
 
 pub use clock::{Clock, Moment};
+pub use idle::{Idle, UnknownIdle, pin};
 pub use node::{Drops, Node};
 
 use std::net::SocketAddr;
@@ -224,6 +226,7 @@ pub struct Loop {
     poll: Poll,
     waker: Arc<Waker>,
     clock: Clock,
+    idle: Idle,
     network: Network,
     nodes: Vec<Node>,
     received: ReceiveBatch,
@@ -253,6 +256,7 @@ impl Loop {
             transmit: TransmitBatch::new(BATCH),
             next_check: clock.now() + INTERFACE_CHECK,
             clock,
+            idle: Idle::Block,
             network,
             nodes: Vec::new(),
             is_interface_gone: false,
@@ -280,6 +284,11 @@ impl Loop {
             .map_err(|error| LoopError::System("watch", error))
     }
 
+    /// How it waits from now on.
+    pub const fn set_idle(&mut self, idle: Idle) {
+        self.idle = idle;
+    }
+
     /// The stations and their sockets.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -305,6 +314,7 @@ impl Loop {
         let mut next = Next::At(Timestamp::ZERO);
         let mut leave_until = None;
         let mut events = Events::with_capacity(1_024);
+        idle::wake_in_time();
         loop {
             self.wait(&mut events, next, leave_until, program.is_ready())?;
             let at = self.clock.read();
@@ -359,7 +369,19 @@ impl Loop {
         if let Some(node) = self.nodes.first() {
             node.station.flush_before(until, now);
         }
-        let timeout = Duration::from_nanos(until.nanos_since(now));
+        let spin_until = until.min(self.idle.spin_until(now, until));
+        let mut now = now;
+        while now < spin_until {
+            self.poll_for(events, Duration::ZERO)?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+            now = self.clock.now();
+        }
+        self.poll_for(events, Duration::from_nanos(until.nanos_since(now)))
+    }
+
+    fn poll_for(&mut self, events: &mut Events, timeout: Duration) -> Result<(), LoopError> {
         match net::wait(&mut self.poll, events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 Err(LoopError::System("wait", error))
