@@ -55,6 +55,10 @@ pub struct Link {
     pub latency_ns: u64,
     /// Up to this much more, uniform; order is kept.
     pub jitter_ns: u64,
+    /// Bytes a second that it carries; zero: any number. What comes faster waits its turn.
+    pub bytes_per_s: u64,
+    /// Longest that a datagram waits for its turn: what the queue before the cable has no room for is lost.
+    pub queue_ns: u64,
     /// How datagrams are lost.
     pub loss: Loss,
     /// Probability that a datagram comes twice.
@@ -70,6 +74,8 @@ pub struct Link {
     /// Datagrams that did not get through.
     pub dropped: u64,
     last_arrival: Timestamp,
+    /// When the last datagram in the queue has gone.
+    free_at: Timestamp,
 }
 
 impl Default for Link {
@@ -78,6 +84,8 @@ impl Default for Link {
         Self {
             latency_ns: 25_000,
             jitter_ns: 0,
+            bytes_per_s: 0,
+            queue_ns: 10_000_000,
             loss: Loss::None,
             duplicate: 0.0,
             reorder: 0.0,
@@ -86,6 +94,7 @@ impl Default for Link {
             is_up: true,
             dropped: 0,
             last_arrival: Timestamp::ZERO,
+            free_at: Timestamp::ZERO,
         }
     }
 }
@@ -98,10 +107,11 @@ impl Link {
         bytes: usize,
         rng: &mut Rng,
     ) -> [Option<Copy>; 2] {
-        if !self.is_up || self.loss.takes(rng) {
+        let is_lost = !self.is_up || self.loss.takes(rng);
+        let Some(now) = self.queue(now, bytes).filter(|_| !is_lost) else {
             self.dropped += 1;
             return [None, None];
-        }
+        };
         let comes_twice = self.duplicate > 0.0 && rng.chance(self.duplicate);
         let mut copy = || Copy {
             at: self.arrival(now, rng),
@@ -119,6 +129,19 @@ impl Link {
             last_arrival: self.last_arrival,
             ..Self::default()
         };
+    }
+
+    /// When a datagram that comes at `now` has gone into the cable; `None` when the queue has no room for it.
+    fn queue(&mut self, now: Timestamp, bytes: usize) -> Option<Timestamp> {
+        if self.bytes_per_s == 0 {
+            return Some(now);
+        }
+        if self.free_at.nanos_since(now) > self.queue_ns {
+            return None;
+        }
+        let takes_ns = bytes as u64 * 1_000_000_000 / self.bytes_per_s;
+        self.free_at = self.free_at.max(now).plus_nanos(takes_ns);
+        Some(self.free_at)
     }
 
     fn arrival(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
@@ -192,6 +215,20 @@ mod tests {
             (1_400..2_300).contains(&lost),
             "expected 20,000 / 11: {lost}"
         );
+    }
+
+    #[test]
+    fn a_slow_cable_carries_what_it_can() {
+        let mut link = Link {
+            bytes_per_s: 4_000_000,
+            ..Link::default()
+        };
+        let arrivals = arrivals(&mut link, 20_000);
+        // 8 bytes take 2 us; 20,000 of them came within 20 ms, and 10 ms more wait in the queue.
+        assert!((14_990..15_010).contains(&arrivals.len()), "{arrivals:?}");
+        let gaps = arrivals.windows(2).map(|two| two[1].nanos_since(two[0]));
+        assert!(gaps.into_iter().all(|gap| gap == 2_000));
+        assert_eq!(link.dropped, 20_000 - arrivals.len() as u64);
     }
 
     #[test]
