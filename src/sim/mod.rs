@@ -128,6 +128,17 @@ pub struct Arrival {
     pub id: NoticeId,
 }
 
+/// What a node was told beside notices and receipts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// When.
+    pub at: Timestamp,
+    /// Which node.
+    pub node: NodeId,
+    /// What.
+    pub event: StationEvent,
+}
+
 /// A virtual floor.
 pub struct Network {
     now: Timestamp,
@@ -153,6 +164,9 @@ pub struct Network {
     /// Every notice delivered, where [`Network::record_arrivals`] asked for it.
     pub arrivals: Vec<Arrival>,
     records_arrivals: bool,
+    /// All that nodes were told beside notices and receipts, where [`Network::record_news`] asked for it.
+    pub news: Vec<News>,
+    records_news: bool,
     watch: Option<Box<Watch>>,
 }
 
@@ -178,6 +192,8 @@ impl Network {
             checker: Checker::default(),
             arrivals: Vec::new(),
             records_arrivals: false,
+            news: Vec::new(),
+            records_news: false,
             watch: None,
         }
     }
@@ -195,6 +211,11 @@ impl Network {
     /// Keeps every delivery in [`Network::arrivals`].
     pub fn record_arrivals(&mut self) {
         self.records_arrivals = true;
+    }
+
+    /// Keeps what nodes are told beside notices and receipts in [`Network::news`].
+    pub fn record_news(&mut self) {
+        self.records_news = true;
     }
 
     /// Plants a fault between all receivers and the checker.
@@ -590,6 +611,12 @@ impl Network {
                     id: notice.id,
                 });
             }
+        } else if self.records_news && !matches!(event, StationEvent::Reported { .. }) {
+            self.news.push(News {
+                at: self.now,
+                node,
+                event: event.clone(),
+            });
         }
         self.checker.told(self.now, node, event);
     }
