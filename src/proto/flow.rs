@@ -1,9 +1,10 @@
 //! Whose pace a source keeps: its own rate, a quorum's, or none; and who has left it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use crate::time::Timestamp;
-use crate::wire::{SeqNo, SeqRange, SourceId, StreamId};
+use crate::wire::{Pace, SeqNo, SeqRange, SourceId, StreamId};
 
 use super::config::{Config, Flow, Rate};
 use super::ledger::{Ledger, Mark};
@@ -11,7 +12,7 @@ use super::pacer::Bucket;
 use super::publication::Publication;
 use super::tuning::{
     AIMD_EVERY_NS, AIMD_EXCEPT_PERCENT, AIMD_LOSS_PER_MILLE, AIMD_STEPS, BURST_BYTES,
-    PACE_EVERY_NS, PATIENCE_NS, REPORT_GAP_PER_RECEIVER_NS,
+    PACE_AGAIN_NS, PACE_EVERY_NS, PACE_TIMES, PATIENCE_NS,
 };
 
 /// A quorum's mark is reckoned at most this often: a thousand times a second, whoever reports.
@@ -32,8 +33,30 @@ pub(super) enum PaceChange {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     mark: SeqNo,
-    moved: Timestamp,
+    /// Since when it has held new data back without coming on.
+    since: Option<Timestamp>,
     reckoned: Timestamp,
+}
+
+/// What is told to a station about its pace.
+#[derive(Clone, Copy, Debug)]
+struct Tell {
+    is_behind: bool,
+    times: u8,
+    at: Timestamp,
+}
+
+/// How a stream stood at one time.
+#[derive(Clone, Copy, Debug)]
+struct Stand {
+    at: Timestamp,
+    trail: SeqNo,
+    /// Whoever had not come so far was about to lose something.
+    far: SeqNo,
+    /// Whoever had come so far was near.
+    near: SeqNo,
+    /// One after the newest number sent.
+    sent: SeqNo,
 }
 
 /// The pace of all streams of one source.
@@ -45,6 +68,12 @@ pub(super) struct Pacing {
     window_len: u64,
     window_bytes: u64,
     held: BTreeMap<StreamId, Held>,
+    /// How each stream stood at the last looks, from the last one on that everybody should have reported since.
+    stands: BTreeMap<StreamId, VecDeque<Stand>>,
+    /// Who is behind, and who has come back and was not told so often enough.
+    tells: BTreeMap<(SourceId, StreamId), Tell>,
+    /// When the mark of a quorum that holds data back is to be reckoned again.
+    reckon_due: Timestamp,
     /// Data has been sent since the last look at who is behind.
     has_moved: bool,
     look_due: Timestamp,
@@ -62,6 +91,9 @@ impl Pacing {
             window_len: config.send_window_len.get(),
             window_bytes: config.send_window_bytes.get(),
             held: BTreeMap::new(),
+            stands: BTreeMap::new(),
+            tells: BTreeMap::new(),
+            reckon_due: Timestamp::FAR_FUTURE,
             has_moved: false,
             look_due: Timestamp::ZERO,
             is_rate_adaptive: config.is_rate_adaptive,
@@ -80,12 +112,19 @@ impl Pacing {
         }
     }
 
-    /// Whether the quorum has not come far enough: half the window is left for it to ask for repairs in (R-FLOW-2).
-    fn is_held(&self, publication: &Publication) -> bool {
-        self.held.get(&publication.stream).is_some_and(|held| {
-            publication.unsent().since(held.mark) >= self.window_len / 2
-                || publication.bytes_since(held.mark) >= self.window_bytes / 2
-        })
+    /// Whether the quorum has not come far enough for one more segment: half the window is left for it to ask for repairs
+    /// in (R-FLOW-2). What is not sent yet takes the other half at most, so nothing that the quorum lacks ever leaves it.
+    pub(super) fn is_held(&self, publication: &Publication) -> bool {
+        let (Some(held), Some((unsent, next))) = (
+            self.held.get(&publication.stream),
+            publication.peek_unsent(),
+        ) else {
+            return false;
+        };
+        let from = publication.goes_with(held.mark);
+        let bytes = publication.bytes_since(from) + next.payload.len() as u64;
+        held.mark < unsent
+            && (unsent.since(from) >= self.window_len / 2 || bytes > self.window_bytes / 2)
     }
 
     /// New data has been sent.
@@ -97,36 +136,41 @@ impl Pacing {
         }
     }
 
-    /// Somebody has reported on `stream`.
-    pub(super) fn reported(&mut self, now: Timestamp, stream: StreamId, ledger: &Ledger) {
+    /// `station` has reported on a stream.
+    pub(super) fn reported(
+        &mut self,
+        now: Timestamp,
+        station: SourceId,
+        publication: &Publication,
+        ledger: &Ledger,
+    ) {
+        // It may have been silent for so long that nobody looked any more.
+        self.has_moved |= self.tells.contains_key(&(station, publication.stream));
+        let known = self.held.get(&publication.stream);
+        let next = known.map_or(now, |held| held.reckoned.plus_nanos(QUORUM_EVERY_NS));
+        if next <= now {
+            self.reckon(now, publication.stream, ledger);
+        } else if self.is_held(publication) {
+            // It may be the last report for long: what is held back brings no further ones.
+            self.reckon_due = self.reckon_due.min(next);
+        }
+    }
+
+    fn reckon(&mut self, now: Timestamp, stream: StreamId, ledger: &Ledger) {
         let Flow::Quorum(share) = self.flow else {
             return;
         };
-        let known = self.held.get(&stream);
-        if known.is_some_and(|held| now.nanos_since(held.reckoned) < QUORUM_EVERY_NS) {
-            return;
-        }
-        self.reckon(now, stream, ledger, share);
-    }
-
-    fn reckon(
-        &mut self,
-        now: Timestamp,
-        stream: StreamId,
-        ledger: &Ledger,
-        share: super::config::Percent,
-    ) {
         let Some(mark) = ledger.quorum_mark(now, stream, share) else {
             self.held.remove(&stream);
             return;
         };
         let held = self.held.entry(stream).or_insert(Held {
             mark,
-            moved: now,
+            since: None,
             reckoned: now,
         });
         if held.mark != mark {
-            (held.mark, held.moved) = (mark, now);
+            (held.mark, held.since) = (mark, None);
         }
         held.reckoned = now;
     }
@@ -134,85 +178,139 @@ impl Pacing {
     /// When [`Pacing::look`] is due.
     pub(super) fn look_due(&self) -> Timestamp {
         if self.has_moved {
-            self.look_due
+            self.look_due.min(self.reckon_due)
         } else {
-            Timestamp::FAR_FUTURE
+            self.reckon_due
         }
     }
 
     /// Looks who has fallen behind, who is back and who was evicted, and sets the rate anew where that is wanted.
+    /// `report_gap_ns` is the time between two reports of one receiver.
     pub(super) fn look<'a>(
         &mut self,
         now: Timestamp,
         publications: impl Iterator<Item = &'a Publication> + Clone,
         ledger: &mut Ledger,
+        report_gap_ns: u64,
         changed: &mut Vec<(SourceId, StreamId, PaceChange)>,
     ) {
-        self.look_due = now.plus_nanos(PACE_EVERY_NS);
-        self.has_moved = publications.clone().any(|one| self.is_held(one));
-        for publication in publications {
-            let stream = publication.stream;
-            if let Flow::Quorum(share) = self.flow {
-                self.reckon(now, stream, ledger, share);
-            }
-            let held = self
-                .held
-                .get(&stream)
-                .filter(|held| now.nanos_since(held.moved) >= PATIENCE_NS)
-                .filter(|_| self.is_held(publication))
-                .map(|held| held.mark);
-            let mut has_behind = false;
-            for (station, mark) in ledger.marks_mut(now, stream) {
-                if let Some(change) = self.judge(publication, mark, held) {
-                    changed.push((station, stream, change));
-                }
-                has_behind |= mark.is_behind;
-            }
-            // Whoever catches up is looked at until it is back, even if nothing new is sent.
-            self.has_moved |= has_behind;
-            if let Flow::Quorum(share) = self.flow {
-                self.reckon(now, stream, ledger, share);
+        if self.reckon_due <= now {
+            self.reckon_due = Timestamp::FAR_FUTURE;
+            for publication in publications.clone() {
+                self.reckon(now, publication.stream, ledger);
             }
         }
+        if now < self.look_due {
+            return;
+        }
+        self.look_due = now.plus_nanos(PACE_EVERY_NS);
+        self.has_moved = false;
+        for publication in publications {
+            self.look_at(now, publication, ledger, report_gap_ns, changed);
+        }
+        for &(station, stream, change) in &*changed {
+            let tell = Tell {
+                is_behind: change != PaceChange::Rejoined,
+                times: 0,
+                at: Timestamp::ZERO,
+            };
+            self.tells.insert((station, stream), tell);
+        }
         if self.is_rate_adaptive && now >= self.rate_due {
-            self.adapt(now, ledger);
+            self.adapt(now, ledger, report_gap_ns);
         }
     }
 
-    /// What has changed for one receiver (R-FLOW-3). `held` is the mark that has held a quorum back for too long.
-    fn judge(
-        &self,
+    fn look_at(
+        &mut self,
+        now: Timestamp,
         publication: &Publication,
-        mark: &mut Mark,
-        held: Option<SeqNo>,
-    ) -> Option<PaceChange> {
-        let lag = publication.unsent().since(mark.through);
-        let lag_bytes = publication.bytes_since(mark.through);
-        let is_far = lag > self.window_len / 4 * 3 || lag_bytes > self.window_bytes / 4 * 3;
-        let is_near = lag <= self.window_len / 8 && lag_bytes <= self.window_bytes / 8;
-        if mark.through < publication.trail() && !mark.is_evicted {
-            (mark.is_behind, mark.is_evicted) = (true, true);
-            let seqs = SeqRange::new(mark.through, publication.trail())?;
-            return Some(PaceChange::Evicted(seqs));
+        ledger: &mut Ledger,
+        report_gap_ns: u64,
+        changed: &mut Vec<(SourceId, StreamId, PaceChange)>,
+    ) {
+        let stream = publication.stream;
+        self.reckon(now, stream, ledger);
+        let is_held = self.is_held(publication);
+        let patience_ns = PATIENCE_NS.max(2 * report_gap_ns);
+        let held = self.held.get_mut(&stream).map(|held| {
+            held.since = is_held.then(|| held.since.unwrap_or(now));
+            let is_too_long = |since| now.nanos_since(since) >= patience_ns;
+            (held.mark, held.since.is_some_and(is_too_long))
+        });
+        let Some(stand) = self.stand(now, publication, 2 * report_gap_ns) else {
+            self.has_moved = true;
+            return;
+        };
+        self.has_moved |= is_held || stand.sent < publication.unsent();
+        for (station, mark) in ledger.marks_mut(now, stream) {
+            if let Some(change) = stand.judge(mark, held) {
+                changed.push((station, stream, change));
+            }
+            // Whoever catches up is looked at until it is back, even if nothing new is sent.
+            self.has_moved |= mark.is_behind;
         }
-        if !mark.is_behind && (is_far || held.is_some_and(|held| mark.through <= held)) {
-            mark.is_behind = true;
-            return Some(PaceChange::Left(mark.through));
+        self.reckon(now, stream, ledger);
+    }
+
+    /// Up to `count` stations that are to be told about their pace now: that they are behind, whenever they have been heard
+    /// since they were told, and that they are back (R-FLOW-3).
+    pub(super) fn tell(
+        &mut self,
+        now: Timestamp,
+        ledger: &Ledger,
+        count: usize,
+    ) -> Vec<(SocketAddr, Pace)> {
+        let mut told = Vec::new();
+        self.tells.retain(|&(station, stream), tell| {
+            let Some((from, heard)) = ledger.address(station) else {
+                return false;
+            };
+            let wait_ns = match tell.times {
+                0 => 0,
+                1..PACE_TIMES => PACE_EVERY_NS,
+                _ => PACE_AGAIN_NS,
+            };
+            let is_heard = heard > tell.at || !tell.is_behind;
+            if is_heard && now.nanos_since(tell.at) >= wait_ns && told.len() < count {
+                (tell.times, tell.at) = (tell.times.saturating_add(1), now);
+                let is_behind = tell.is_behind;
+                let pace = Pace {
+                    stream,
+                    station,
+                    is_behind,
+                };
+                told.push((from, pace));
+            }
+            tell.is_behind || tell.times < PACE_TIMES
+        });
+        self.has_moved |= self.tells.values().any(|tell| !tell.is_behind);
+        told
+    }
+
+    /// How a stream stood `age_ns` ago, as nearly as it was looked at; what is not known is how it stands now.
+    fn stand(&mut self, now: Timestamp, publication: &Publication, age_ns: u64) -> Option<Stand> {
+        let (len, bytes) = (self.window_len, self.window_bytes);
+        let stands = self.stands.entry(publication.stream).or_default();
+        stands.push_back(Stand {
+            at: now,
+            trail: publication.trail(),
+            far: publication.back(publication.next(), len / 4 * 3, bytes / 4 * 3),
+            near: publication.back(publication.unsent(), len / 8, bytes / 8),
+            sent: publication.unsent(),
+        });
+        let is_old = |stand: &Stand| now.nanos_since(stand.at) >= age_ns;
+        while stands.get(1).is_some_and(is_old) {
+            stands.pop_front();
         }
-        if mark.is_behind && is_near && mark.through >= publication.trail() {
-            (mark.is_behind, mark.is_evicted) = (false, false);
-            return Some(PaceChange::Rejoined);
-        }
-        None
+        stands.front().copied().filter(is_old)
     }
 
     /// Additive increase, multiplicative decrease, on the loss that all but a tenth of the receivers stay below
     /// (R-FLOW-4).
-    fn adapt(&mut self, now: Timestamp, ledger: &mut Ledger) {
+    fn adapt(&mut self, now: Timestamp, ledger: &mut Ledger, report_gap_ns: u64) {
         let sent = std::mem::take(&mut self.segments_lately);
         let mut missed = ledger.take_missed_lately(now);
-        let receivers = missed.len() as u64;
-        let report_gap_ns = receivers * REPORT_GAP_PER_RECEIVER_NS;
         self.rate_due = now.plus_nanos(AIMD_EVERY_NS.max(2 * report_gap_ns));
         if missed.is_empty() || sent == 0 {
             return;
@@ -228,11 +326,40 @@ impl Pacing {
             (present + step).min(self.configured.get())
         };
         self.data
-            .set_rate(Rate::try_from(rate).unwrap_or(Rate::MIN));
+            .set_rate(now, Rate::try_from(rate).unwrap_or(Rate::MIN));
     }
 
     /// The rate of new data, bytes a second.
     pub(super) const fn rate(&self) -> Rate {
         self.data.rate()
+    }
+}
+
+impl Stand {
+    /// What has changed for one receiver, which should have reported since (R-FLOW-3). `held` is the quorum's mark, and
+    /// whether it has held new data back for too long.
+    fn judge(&self, mark: &mut Mark, held: Option<(SeqNo, bool)>) -> Option<PaceChange> {
+        let evicted = mark.evicted.take();
+        if !mark.is_evicted
+            && let Some(seqs) = SeqRange::new(mark.through, self.trail).or(evicted)
+        {
+            (mark.is_behind, mark.is_evicted) = (true, true);
+            return Some(PaceChange::Evicted(seqs));
+        }
+        // A quorum is waited for, until it is so no longer.
+        let is_left = match held {
+            Some((quorum, true)) => mark.through <= quorum,
+            Some((quorum, false)) => mark.through < quorum && mark.through < self.far,
+            None => mark.through < self.far,
+        };
+        if !mark.is_behind && is_left {
+            mark.is_behind = true;
+            return Some(PaceChange::Left(mark.through));
+        }
+        if mark.is_behind && mark.through >= self.near {
+            (mark.is_behind, mark.is_evicted) = (false, false);
+            return Some(PaceChange::Rejoined);
+        }
+        None
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::time::Timestamp;
-use crate::wire::{GroupId, SeqNo, SessionId, SourceId, StreamId};
+use crate::wire::{GroupId, SeqNo, SeqRange, SessionId, SourceId, StreamId};
 
 use super::blame::Blame;
 use super::config::Rate;
@@ -64,6 +64,8 @@ pub(super) struct Mark {
     pub(super) is_behind: bool,
     /// What it missed was no longer to be had.
     pub(super) is_evicted: bool,
+    /// What it reported lost because of that, as long as nobody was told.
+    pub(super) evicted: Option<SeqRange>,
     /// Numbers it missed, as it reported.
     pub(super) missed: u32,
 }
@@ -75,6 +77,8 @@ pub(super) struct Told {
     pub(super) session: SessionId,
     pub(super) through: SeqNo,
     pub(super) missed: u32,
+    /// The last of what it lost to the window.
+    pub(super) evicted: Option<SeqRange>,
 }
 
 /// What a source knows of one of its receivers.
@@ -117,7 +121,11 @@ pub(super) struct Account {
     /// NACKs that were more than its budget.
     pub(super) refused: u64,
     /// Part of `missed` since the last time the rate was set.
-    pub(super) missed_lately: u64,
+    missed_lately: u64,
+    /// Part of `asked` since then.
+    asked_lately: u64,
+    /// It has reported since then.
+    has_reported: bool,
     recent: u64,
     faded: Timestamp,
     nack_bucket: Bucket,
@@ -208,9 +216,10 @@ impl Ledger {
         self.live(self.heard)
     }
 
-    /// Where a receiver sends from.
-    pub(super) fn address(&self, station: SourceId) -> Option<SocketAddr> {
-        self.accounts.get(&station).map(|account| account.from)
+    /// Where a receiver sends from, and when it was heard last.
+    pub(super) fn address(&self, station: SourceId) -> Option<(SocketAddr, Timestamp)> {
+        let account = self.accounts.get(&station)?;
+        Some((account.from, account.heard))
     }
 
     /// A loss has been judged.
@@ -265,14 +274,19 @@ impl Ledger {
             .filter_map(move |(&station, account)| Some((station, account.marks.get_mut(&stream)?)))
     }
 
-    /// What each receiver in pace has missed since this was asked last.
+    /// What each receiver in pace has missed since this was asked last. One that is stuck does not report, but it asks.
     pub(super) fn take_missed_lately(&mut self, now: Timestamp) -> Vec<u64> {
-        let live = self.accounts.values_mut().filter(|account| {
+        let mut missed = Vec::new();
+        for account in self.accounts.values_mut() {
+            let reported = std::mem::take(&mut account.missed_lately);
+            let asked = std::mem::take(&mut account.asked_lately);
+            let has_reported = std::mem::take(&mut account.has_reported);
             let is_in_pace = !account.marks.values().any(|mark| mark.is_behind);
-            now.nanos_since(account.heard) < LIVE_NS && is_in_pace
-        });
-        live.map(|account| std::mem::take(&mut account.missed_lately))
-            .collect()
+            if is_in_pace && now.nanos_since(account.heard) < LIVE_NS {
+                missed.push(if has_reported { reported } else { asked });
+            }
+        }
+        missed
     }
 
     /// Takes a report in.
@@ -288,6 +302,7 @@ impl Ledger {
             session,
             through,
             missed,
+            evicted,
         } = told;
         let Some(account) = self.open(now, station, from) else {
             return;
@@ -298,6 +313,7 @@ impl Ledger {
             moved: now,
             is_behind: false,
             is_evicted: false,
+            evicted: None,
             missed: 0,
         });
         // Reports may overtake each other; a new life may begin further back, and counts from zero again.
@@ -307,11 +323,16 @@ impl Ledger {
         if mark.session != session {
             (mark.session, mark.missed) = (session, 0);
         }
+        if let Some(lost) = evicted {
+            let news = SeqRange::new(lost.first().max(mark.through), lost.end());
+            mark.evicted = mark.evicted.or(news);
+        }
         if mark.through != through {
             (mark.through, mark.moved) = (through, now);
         }
         let more = missed.wrapping_sub(mark.missed);
         mark.missed = missed;
+        account.has_reported = true;
         if more < 1 << 31 {
             account.missed += u64::from(more);
             account.missed_lately += u64::from(more);
@@ -347,6 +368,8 @@ impl Ledger {
                 edge_losses: 0,
                 refused: 0,
                 missed_lately: 0,
+                asked_lately: 0,
+                has_reported: false,
                 recent: 0,
                 faded: now,
                 nack_bucket: nack_bucket(),
@@ -431,6 +454,7 @@ impl Ledger {
             return;
         };
         account.asked += numbers;
+        account.asked_lately += numbers;
         account.repairs += repairs;
         account.repair_bucket.spend(now, bytes);
         let faded = account.fade(now);
@@ -534,6 +558,7 @@ mod tests {
             moved: NOW,
             is_behind: false,
             is_evicted: false,
+            evicted: None,
             missed: 0,
         }
     }

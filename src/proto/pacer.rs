@@ -45,7 +45,10 @@ impl Bucket {
     }
 
     /// Refills at `rate` from now on; what was spent stays spent.
-    pub(super) fn set_rate(&mut self, rate: Rate) {
+    pub(super) fn set_rate(&mut self, now: Timestamp, rate: Rate) {
+        let owed_ns = u128::from(self.full_at.nanos_since(now)) * u128::from(self.rate.get());
+        let owed_ns = u64::try_from(owed_ns / u128::from(rate.get())).unwrap_or(u64::MAX);
+        self.full_at = now.plus_nanos(owed_ns);
         self.rate = rate;
         self.burst_ns = cost_ns(rate, self.burst_bytes);
     }

@@ -212,7 +212,8 @@ impl Publication {
         self.unsent
     }
 
-    fn next(&self) -> SeqNo {
+    /// One after the newest number published.
+    pub(super) fn next(&self) -> SeqNo {
         self.trail.plus(self.slots.len() as u64)
     }
 
@@ -374,14 +375,33 @@ impl Publication {
         evicted
     }
 
+    /// The lowest number that leaves the window together with `seq` (R-FEC-5).
+    pub(super) const fn goes_with(&self, seq: SeqNo) -> SeqNo {
+        if self.is_coded() {
+            Block::first_of(seq)
+        } else {
+            seq
+        }
+    }
+
     /// Bytes published from `from` on that have been sent.
     pub(super) fn bytes_since(&self, from: SeqNo) -> u64 {
-        let offset = |seq| {
-            self.slot(seq)
-                .map_or(self.published_bytes, |slot| slot.offset)
-        };
         let from = from.max(self.trail);
-        offset(self.unsent).saturating_sub(offset(from))
+        self.offset(self.unsent).saturating_sub(self.offset(from))
+    }
+
+    /// The lowest number in the window from which on there are at most `len` numbers and `bytes` bytes up to `end`.
+    pub(super) fn back(&self, end: SeqNo, len: u64, bytes: u64) -> SeqNo {
+        let least = self.offset(end).saturating_sub(bytes);
+        let before = self.slots.partition_point(|slot| slot.offset < least);
+        let by_len = SeqNo(end.0.saturating_sub(len));
+        self.trail.plus(before as u64).max(by_len)
+    }
+
+    /// Bytes published before `seq`.
+    fn offset(&self, seq: SeqNo) -> u64 {
+        self.slot(seq)
+            .map_or(self.published_bytes, |slot| slot.offset)
     }
 
     /// Messages whose deadline has come are neither sent nor repaired any more; how many.

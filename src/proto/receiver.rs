@@ -345,14 +345,21 @@ impl Receiver {
         out: &mut Output,
     ) -> Result<(), Discard> {
         let remote = followed(&mut self.remotes, header)?;
-        if pace.station != self.me || !remote.streams.contains_key(&pace.stream) {
-            return Err(Discard::NotOurs);
+        let origin = remote.origin(header.source);
+        let reception = remote
+            .streams
+            .get_mut(&pace.stream)
+            .filter(|_| pace.station == self.me)
+            .ok_or(Discard::NotOurs)?;
+        // It is told more than once.
+        if reception.is_behind != pace.is_behind {
+            reception.is_behind = pace.is_behind;
+            out.push(Event::PaceTold {
+                origin,
+                stream: pace.stream,
+                is_behind: pace.is_behind,
+            });
         }
-        out.push(Event::PaceTold {
-            origin: remote.origin(header.source),
-            stream: pace.stream,
-            is_behind: pace.is_behind,
-        });
         Ok(())
     }
 

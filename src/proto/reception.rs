@@ -16,10 +16,9 @@ use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
 use super::tuning::{
-    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_GAP_MAX_NS,
-    REPORT_GAP_MIN_NS, REPORT_GAP_PER_RECEIVER_NS, REPORT_SPREAD_MAX_NS,
-    REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
-    SCOUTS_FIRST_QUARTERS, Tuning,
+    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_GAP_MIN_NS,
+    REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
+    SCOUTS_FIRST_QUARTERS, Tuning, report_gap_ns,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
@@ -96,6 +95,8 @@ pub(super) struct Reception {
     answered: Timestamp,
     report_due: Timestamp,
     reported: Timestamp,
+    /// The source says that we have left its pace.
+    pub(super) is_behind: bool,
     closing: Closing,
 }
 
@@ -138,6 +139,7 @@ impl Reception {
             answered: Timestamp::ZERO,
             report_due: Timestamp::FAR_FUTURE,
             reported: Timestamp::ZERO,
+            is_behind: false,
             closing: Closing::Open,
         }
     }
@@ -720,9 +722,8 @@ impl Reception {
         if self.report_due != Timestamp::FAR_FUTURE {
             return;
         }
-        let gap = path.group_size.saturating_mul(REPORT_GAP_PER_RECEIVER_NS);
         let spread = rng.below(report_spread_ns(path));
-        let earliest = self.may_report(now, gap.clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS));
+        let earliest = self.may_report(now, report_gap_ns(path.group_size));
         self.report_due = earliest.plus_nanos(spread);
     }
 }

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    BLOCK_LEN, GroupId, Lane, Nack, Need, Pace, Report, SeqRange, SessionId, SkipReason, SourceId,
-    Squelch, StreamId,
+    BLOCK_LEN, GroupId, Lane, Nack, Need, Pace, QuantCount, Report, SeqRange, SessionId,
+    SkipReason, SourceId, Squelch, StreamId,
 };
 
 mod outgoing;
@@ -27,13 +27,13 @@ use super::publication::{
 use super::terms::Terms;
 use super::tuning::{
     BURST_BYTES, COPY_BURST_BYTES, COPY_RATE_SHARE, LOSS_LEN_MAX, NUMBERS_PER_NACK_MAX,
-    NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning, UNITS_PER_BLOCK,
+    NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning, UNITS_PER_BLOCK, report_gap_ns,
 };
 use super::{Discard, Stats, backoff};
 
 /// Streams one endpoint may publish on: the 128 groups that a floor may have, three lanes each.
 const STREAMS_MAX: usize = 384;
-/// Receivers to be told about their pace, at most; further ones are told when they change again.
+/// Receivers to be told about their pace, at most; further ones are told when the source looks again.
 const PACE_TOLD_MAX: usize = 1_024;
 
 /// Runs of one request that are watched for whose fault they are; a request with more speaks of the same trouble.
@@ -234,13 +234,19 @@ impl Sender {
             self.grtt.observe(now, echo);
         }
         let stream = report.stream;
+        let Some(publication) = self.publications.get(&stream) else {
+            return;
+        };
+        let lost = report.lost();
         let told = Told {
             session,
             through: report.through,
             missed: report.missed,
+            evicted: lost.filter(|run| run.first() < publication.trail()).last(),
         };
         self.ledger.report(now, station, from, stream, told);
-        self.pacing.reported(now, stream, &self.ledger);
+        self.pacing
+            .reported(now, station, publication, &self.ledger);
     }
 
     /// Takes a NACK's numbers in.
@@ -520,52 +526,51 @@ impl Sender {
         }
     }
 
+    /// How many receivers it tells them that they are.
+    fn told_size(&self) -> QuantCount {
+        QuantCount::at_least(self.tuning.group_size.unwrap_or(self.group_size))
+    }
+
     /// Tells the receivers whose pace has changed, and the owner.
     fn look_at_pace(&mut self, now: Timestamp, out: &mut Output) {
         let mut changed = Vec::new();
+        let report_gap_ns = report_gap_ns(self.told_size().count());
         self.pacing.look(
             now,
             self.publications.values(),
             &mut self.ledger,
+            report_gap_ns,
             &mut changed,
         );
         for (station, stream, change) in changed {
-            let (event, is_behind) = match change {
+            let (counter, event) = match change {
                 PaceChange::Left(through) => {
-                    out.stats.pace_left += 1;
                     let event = Event::PaceLeft {
                         station,
                         stream,
                         through,
                     };
-                    (event, true)
+                    (&mut out.stats.pace_left, event)
                 }
                 PaceChange::Evicted(seqs) => {
-                    out.stats.receivers_evicted += 1;
                     let event = Event::Evicted {
                         station,
                         stream,
                         seqs,
                     };
-                    (event, true)
+                    (&mut out.stats.receivers_evicted, event)
                 }
                 PaceChange::Rejoined => {
-                    out.stats.pace_rejoined += 1;
-                    (Event::PaceRejoined { station, stream }, false)
+                    let event = Event::PaceRejoined { station, stream };
+                    (&mut out.stats.pace_rejoined, event)
                 }
             };
+            *counter += 1;
             out.push(event);
-            if let Some(from) = self.ledger.address(station)
-                && self.pace_told.len() < PACE_TOLD_MAX
-            {
-                let pace = Pace {
-                    stream,
-                    station,
-                    is_behind,
-                };
-                self.pace_told.push_back((from, pace));
-            }
         }
+        let room = PACE_TOLD_MAX.saturating_sub(self.pace_told.len());
+        self.pace_told
+            .extend(self.pacing.tell(now, &self.ledger, room));
     }
 
     fn hold_off_ns(&self) -> u64 {

@@ -99,9 +99,15 @@ pub(super) const ANSWERED_NS: u64 = 8 * RETRY_MAX_NS;
 /// Shortest time between two reports of one stream (R-REP-2).
 pub(super) const REPORT_GAP_MIN_NS: u64 = 5_000_000;
 /// Longest time between two reports of one stream while it moves.
-pub(super) const REPORT_GAP_MAX_NS: u64 = 2_000_000_000;
+const REPORT_GAP_MAX_NS: u64 = 2_000_000_000;
 /// Time between two reports for each receiver of the group: the whole group sends at most 10,000 a second.
-pub(super) const REPORT_GAP_PER_RECEIVER_NS: u64 = 100_000;
+const REPORT_GAP_PER_RECEIVER_NS: u64 = 100_000;
+/// Time between two reports of one stream by one of `receivers` (R-REP-2).
+pub(super) fn report_gap_ns(receivers: u64) -> u64 {
+    receivers
+        .saturating_mul(REPORT_GAP_PER_RECEIVER_NS)
+        .clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS)
+}
 /// Spread of the first reports after a quiet time for each receiver of the group: 500 answer within 2.5 ms, at the 200,000
 /// datagrams a second that one thread can take in.
 pub(super) const REPORT_SPREAD_PER_RECEIVER_NS: u64 = 5_000;
@@ -187,6 +193,10 @@ pub(super) const ACCOUNTS_MAX: usize = 20_000;
 pub(super) const PATIENCE_NS: u64 = 500_000_000;
 /// How often the source looks who is behind.
 pub(super) const PACE_EVERY_NS: u64 = 100_000_000;
+/// How often a station is told of a change of its pace, look by look: whoever cannot keep up loses most datagrams.
+pub(super) const PACE_TIMES: u8 = 10;
+/// Whoever is still behind is told so again after this.
+pub(super) const PACE_AGAIN_NS: u64 = 1_000_000_000;
 /// How often the rate is set anew where the floor lets it follow reported loss (R-FLOW-4).
 pub(super) const AIMD_EVERY_NS: u64 = 100_000_000;
 /// Reported loss above which the rate is halved, parts in a thousand: what parity mends at 7 % more bytes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    Advert, DatagramWriter, GroupId, Lane, Parity, QuantCount, Segment, Sending, SeqNo, StreamId,
+    Advert, DatagramWriter, GroupId, Lane, Parity, Segment, Sending, SeqNo, StreamId,
 };
 
 use super::Sender;
@@ -263,7 +263,9 @@ impl Sender {
                 let (first, tail) = (publication.unsent(), publication.tail(now));
                 let advert = publication.advert(now);
                 let mut is_full = false;
-                while let Some((seq, segment)) = publication.peek_unsent() {
+                while let Some((seq, segment)) = publication.peek_unsent()
+                    && !pacing.is_held(publication)
+                {
                     is_full =
                         !writer.segment(publication.stream, seq, &advert, Sending::New, &segment);
                     if is_full {
@@ -325,8 +327,7 @@ impl Sender {
         if has_scouts {
             self.name_scouts(now, group);
         }
-        let told_size = self.tuning.group_size.unwrap_or(self.group_size);
-        let (grtt, group_size) = (self.grtt.quantized(), QuantCount::at_least(told_size));
+        let (grtt, group_size) = (self.grtt.quantized(), self.told_size());
         let (publications, scouts, copies) = (
             &mut self.publications,
             self.scouts.get(&group),
