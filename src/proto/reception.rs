@@ -16,9 +16,10 @@ use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
 use super::tuning::{
-    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_GAP_MIN_NS,
-    REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
-    SCOUTS_FIRST_QUARTERS, Tuning, report_gap_ns,
+    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_AFTER_LEN,
+    REPORT_GAP_MIN_NS, REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT,
+    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, Tuning, report_gap_ns,
+    urgent_report_gap_ns,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
@@ -95,6 +96,10 @@ pub(super) struct Reception {
     answered: Timestamp,
     report_due: Timestamp,
     reported: Timestamp,
+    /// How far we were then.
+    reported_through: SeqNo,
+    /// The report that is due comes early, because much has come since the last one.
+    is_report_urgent: bool,
     /// The source says that we have left its pace.
     pub(super) is_behind: bool,
     closing: Closing,
@@ -139,6 +144,8 @@ impl Reception {
             answered: Timestamp::ZERO,
             report_due: Timestamp::FAR_FUTURE,
             reported: Timestamp::ZERO,
+            reported_through: SeqNo::ZERO,
+            is_report_urgent: false,
             is_behind: false,
             closing: Closing::Open,
         }
@@ -714,17 +721,28 @@ impl Reception {
 
     pub(super) fn mark_reported(&mut self, now: Timestamp) {
         self.reported = now;
+        self.reported_through = self.through();
         self.report_due = Timestamp::FAR_FUTURE;
+        self.is_report_urgent = false;
     }
 
-    /// The mark moved: a report follows, soon after a quiet time, seldom under steady data (R-REP-2).
+    /// The mark moved: a report follows, soon after a quiet time, seldom under steady data, and oftener under so much that a
+    /// source may be waiting for it (R-REP-2).
     fn schedule_report(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
-        if self.report_due != Timestamp::FAR_FUTURE {
+        let is_scheduled = self.report_due != Timestamp::FAR_FUTURE;
+        let is_urgent = self.through().since(self.reported_through) >= REPORT_AFTER_LEN;
+        if is_scheduled && (self.is_report_urgent || !is_urgent) {
             return;
         }
+        self.is_report_urgent = is_urgent;
         let spread = rng.below(report_spread_ns(path));
-        let earliest = self.may_report(now, report_gap_ns(path.group_size));
-        self.report_due = earliest.plus_nanos(spread);
+        let gap_ns = if is_urgent {
+            urgent_report_gap_ns(path.group_size)
+        } else {
+            report_gap_ns(path.group_size)
+        };
+        let earliest = self.may_report(now, gap_ns).plus_nanos(spread);
+        self.report_due = self.report_due.min(earliest);
     }
 }
 

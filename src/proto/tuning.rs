@@ -108,6 +108,17 @@ pub(super) fn report_gap_ns(receivers: u64) -> u64 {
         .saturating_mul(REPORT_GAP_PER_RECEIVER_NS)
         .clamp(REPORT_GAP_MIN_NS, REPORT_GAP_MAX_NS)
 }
+/// Segments since the last report after which the next one comes early: an eighth of what a quorum of the smallest send
+/// window lets a source send (half of 4 MiB, at 256 bytes a segment). Much less would be reported for nothing.
+pub(super) const REPORT_AFTER_LEN: u64 = 1_024;
+/// Then the group's bound on reports alone holds them apart, and this: a source is held up no longer than a round trip.
+const REPORT_GAP_URGENT_NS: u64 = 250_000;
+/// Time between two reports of one stream by one of `receivers` that so much comes to (R-REP-2).
+pub(super) fn urgent_report_gap_ns(receivers: u64) -> u64 {
+    receivers
+        .saturating_mul(REPORT_GAP_PER_RECEIVER_NS)
+        .clamp(REPORT_GAP_URGENT_NS, REPORT_GAP_MAX_NS)
+}
 /// Spread of the first reports after a quiet time for each receiver of the group: 500 answer within 2.5 ms, at the 200,000
 /// datagrams a second that one thread can take in.
 pub(super) const REPORT_SPREAD_PER_RECEIVER_NS: u64 = 5_000;
