@@ -458,7 +458,10 @@ impl Station {
         if self.receipts.poll_timeout() <= now {
             self.ask(now);
         }
-        self.endpoint.poll_transmit(now, batch)
+        let has_more = self.endpoint.poll_transmit(now, batch);
+        // Who has left the pace, and whose fault a loss was, comes to light here.
+        self.route_events(now);
+        has_more
     }
 
     /// What happened next; `wall_ns` is the present, nanoseconds since 1970.

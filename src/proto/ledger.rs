@@ -326,6 +326,8 @@ impl Ledger {
         if let Some(lost) = evicted {
             let news = SeqRange::new(lost.first().max(mark.through), lost.end());
             mark.evicted = mark.evicted.or(news);
+            // It has passed over what others are waited for, and must not stand for them.
+            mark.is_behind |= news.is_some();
         }
         if mark.through != through {
             (mark.through, mark.moved) = (through, now);
