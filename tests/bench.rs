@@ -122,6 +122,98 @@ fn unpaced_means_as_fast_as_all_take_it() {
     assert!(summary["repairs"].as_u64() > Some(0), "{summary}");
 }
 
+/// Goal: whatever way there is to the system, the same comes out. Method: trains, batches and single calls, both ways.
+#[test]
+fn every_way_to_the_system_gives_the_same() {
+    for io in ["offload", "batch", "plain"] {
+        let receiver = format!("--io {io}");
+        let args = format!("--messages 3000 --size 700 --rate 0 --io {io}");
+        let (summary, _) = run(&args, &[&receiver, &receiver]);
+        assert_eq!(
+            (&summary["missing"], &summary["altered"]),
+            (&0.into(), &0.into()),
+            "{io}"
+        );
+        let got = summary["io"].as_str();
+        assert!(
+            got == Some(io) || io == "offload" && got.is_some(),
+            "{summary}"
+        );
+    }
+}
+
+/// Goal: receivers that share a process are receivers like others. Method: twelve on one thread, with loss.
+#[test]
+fn receivers_may_share_a_process() {
+    let group = group();
+    let receivers = bench(&group, "receive --json --name r --count 12 --loss 2")
+        .spawn()
+        .unwrap();
+    let source = bench(
+        &group,
+        "send --json --receivers 12 --messages 1000 --rate 5000",
+    )
+    .output()
+    .unwrap();
+    let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+    let received = summary["received"].as_object().unwrap();
+    assert_eq!(received.len(), 12);
+    assert!(received.values().all(|count| count == 1_000), "{summary}");
+    let output = receivers.wait_with_output().unwrap();
+    assert_eq!(
+        (
+            output.status.code(),
+            output.stdout.iter().filter(|&&it| it == b'\n').count()
+        ),
+        (Some(0), 12)
+    );
+}
+
+/// Goal: a scenario leaves everything behind that a comparison needs. Method: a sweep of two cells, twice; a folder that is
+/// not empty is not written to.
+#[test]
+fn a_scenario_is_run_cell_by_cell() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("small.toml");
+    let text = "name = \"small\"\nmessages = 300\nrate = 3000\nreceivers = [1, 2]\nrepeat = 2\n";
+    fs::write(&scenario, text).unwrap();
+    let out = directory.path().join("out");
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+        command
+            .args(["bench", "run", "--json", "--out"])
+            .arg(&out)
+            .arg(&scenario);
+        command.output().unwrap()
+    };
+    let ran = run();
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let text = fs::read_to_string(out.join("result.json")).unwrap();
+    let result: Value = serde_json::from_str(&text).unwrap();
+    let runs = result["runs"].as_array().unwrap();
+    let cells: Vec<_> = runs
+        .iter()
+        .map(|it| (it["turn"].as_u64(), it["cell"]["receivers"].as_u64()))
+        .collect();
+    let expected = [(0, 1), (0, 2), (1, 1), (1, 2)].map(|(turn, cell)| (Some(turn), Some(cell)));
+    assert_eq!(cells, expected);
+    assert!(
+        runs.iter().all(|it| it["sources"][0]["missing"] == 0),
+        "{result}"
+    );
+    assert!(result["environment"]["processors"].as_u64() > Some(0));
+    let hgrm = fs::read_to_string(out.join("samples-2-0-1.hgrm")).unwrap();
+    assert!(
+        hgrm.contains("Percentile") && hgrm.contains("Total count    =          300"),
+        "{hgrm}"
+    );
+    assert_eq!(
+        run().status.code(),
+        Some(2),
+        "what is there is not overwritten"
+    );
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {
