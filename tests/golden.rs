@@ -437,7 +437,7 @@ One source and R receivers on the same floor as in the other tables: 50 us one w
 loss: the first, second, ... message that is lost on the source's own cable, by all receivers.
 back%: beside that each receiver loses so much of what goes down by itself: data, repairs and heartbeats.
 stream: 60 messages, one every 100 us, of which the last is lost; no silence. 1 s, 30 s: nothing but heartbeats for so long
-  after each, and no message that is not lost; with a message after silence goes a heartbeat, which tells of it at once.
+  after each, and no message that is not lost; after silence a heartbeat tells of it, 0.25 ms behind it.
 nacks: NACKs that named it. mcast, ucast: how often it was repaired by multicast and by unicast.
 last: from when it would have arrived until the last receiver had it, us.";
 const ADAPTATION_GROUPS: &str =

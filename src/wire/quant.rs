@@ -54,17 +54,27 @@ const fn value(code: u8) -> u64 {
     }
 }
 
+/// What each code stands for, in order: every datagram looks one up.
+const VALUES: [u64; 256] = {
+    let mut values = [0; 256];
+    let mut code = 0;
+    while code < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let byte = code as u8;
+        values[code] = value(byte);
+        code += 1;
+    }
+    values
+};
+
 fn ceil(x: u64) -> u8 {
-    (0..=u8::MAX)
-        .find(|&code| value(code) >= x)
-        .unwrap_or(u8::MAX)
+    let below = VALUES.partition_point(|&value| value < x);
+    u8::try_from(below).unwrap_or(u8::MAX)
 }
 
 fn floor(x: u64) -> u8 {
-    (0..=u8::MAX)
-        .rev()
-        .find(|&code| value(code) <= x)
-        .unwrap_or(0)
+    let not_above = VALUES.partition_point(|&value| value <= x);
+    u8::try_from(not_above.saturating_sub(1)).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]
