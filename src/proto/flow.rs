@@ -185,7 +185,7 @@ impl Pacing {
     }
 
     /// Looks who has fallen behind, who is back and who was evicted, and sets the rate anew where that is wanted.
-    /// `report_gap_ns` is the time between two reports of one receiver.
+    /// `report_gap_ns` is the time between two reports of one receiver. False when only a quorum's mark was due.
     pub(super) fn look<'a>(
         &mut self,
         now: Timestamp,
@@ -193,7 +193,7 @@ impl Pacing {
         ledger: &mut Ledger,
         report_gap_ns: u64,
         changed: &mut Vec<(SourceId, StreamId, PaceChange)>,
-    ) {
+    ) -> bool {
         if self.reckon_due <= now {
             self.reckon_due = Timestamp::FAR_FUTURE;
             for publication in publications.clone() {
@@ -201,7 +201,7 @@ impl Pacing {
             }
         }
         if now < self.look_due {
-            return;
+            return false;
         }
         self.look_due = now.plus_nanos(PACE_EVERY_NS);
         self.has_moved = false;
@@ -219,6 +219,7 @@ impl Pacing {
         if self.is_rate_adaptive && now >= self.rate_due {
             self.adapt(now, ledger, report_gap_ns);
         }
+        true
     }
 
     fn look_at(

@@ -535,7 +535,7 @@ impl Sender {
     fn look_at_pace(&mut self, now: Timestamp, out: &mut Output) {
         let mut changed = Vec::new();
         let report_gap_ns = report_gap_ns(self.told_size().count());
-        self.pacing.look(
+        let has_looked = self.pacing.look(
             now,
             self.publications.values(),
             &mut self.ledger,
@@ -568,9 +568,11 @@ impl Sender {
             *counter += 1;
             out.push(event);
         }
-        let room = PACE_TOLD_MAX.saturating_sub(self.pace_told.len());
-        self.pace_told
-            .extend(self.pacing.tell(now, &self.ledger, room));
+        if has_looked {
+            let room = PACE_TOLD_MAX.saturating_sub(self.pace_told.len());
+            self.pace_told
+                .extend(self.pacing.tell(now, &self.ledger, room));
+        }
     }
 
     fn hold_off_ns(&self) -> u64 {
