@@ -92,4 +92,28 @@ mod tests {
         }
         assert_eq!(now.as_nanos(), 1_000_000_000);
     }
+
+    /// A lower rate let what had been owed go as a burst; a higher one stood still for as long.
+    #[test]
+    fn another_rate_owes_the_same_bytes() {
+        let rate = |bytes| Rate::try_from(bytes).unwrap();
+        let now = Timestamp::from_nanos(5_000_000_000);
+        let mut bucket = Bucket::new(rate(1_000_000), 10_000);
+        bucket.spend(now, 12_000);
+        for (bytes, wait_ns) in [
+            (500_000, 4_000_000),
+            (2_000_000, 1_000_000),
+            (1_000_000, 2_000_000),
+        ] {
+            bucket.set_rate(now, rate(bytes));
+            assert_eq!(
+                bucket.ready_at(),
+                now.plus_nanos(wait_ns),
+                "2,000 bytes owed"
+            );
+        }
+        let later = now.plus_nanos(20_000_000);
+        bucket.set_rate(later, rate(500_000));
+        assert!(bucket.has_spare(later), "nothing is owed any more");
+    }
 }
