@@ -324,6 +324,46 @@ pub(super) fn hgrm(samples: &str) -> String {
     )
 }
 
+/// What [`hgrm`] wrote, read back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Distribution {
+    /// For one message of so many (2: half of all take longer, 100: one of a hundred), the microseconds it took at most.
+    pub(super) points: Vec<(f64, f64)>,
+    /// From here on, on the same scale, messages never came.
+    pub(super) never_from: Option<f64>,
+}
+
+impl Distribution {
+    /// `None` where it is nothing that [`hgrm`] writes.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut distribution = Self::default();
+        let mut before = 1.0;
+        let is_row = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+        for line in text.lines().skip(1).filter(is_row) {
+            let mut fields = line.split_whitespace();
+            let mut number = || {
+                let number = fields.next()?.parse::<f64>().ok()?;
+                number.is_finite().then_some(number)
+            };
+            let (us, quantile, total) = (number()?, number()?, number()?);
+            let one_of = if quantile < 1.0 {
+                1.0 / (1.0 - quantile)
+            } else {
+                // The last of so many: all of them is beyond any scale.
+                total
+            };
+            before = one_of.max(before);
+            if us >= LATENCY_MAX_NS as f64 / 1_000.0 {
+                distribution.never_from.get_or_insert(before);
+            } else {
+                distribution.points.push((before, us));
+            }
+        }
+        let is_there = !distribution.points.is_empty() || distribution.never_from.is_some();
+        is_there.then_some(distribution)
+    }
+}
+
 /// The system's name and release.
 fn kernel() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
@@ -347,6 +387,35 @@ mod tests {
         assert_eq!((ranks.p99, ranks.p9999, ranks.max), (None, None, None));
         assert_eq!(Percentiles::of(&mut []), Percentiles::default());
         assert_eq!(Percentiles::of(&mut [5_000]).p9999, Some(5.0));
+    }
+
+    #[test]
+    fn a_distribution_survives_and_what_never_came_stays_never() {
+        let mut samples = "message\tlast\n".to_owned();
+        for at in 0..100 {
+            samples += &match at {
+                0..90 => format!("{at}\t{}\n", (at + 1) * 1_000),
+                _ => format!("{at}\tnever\n"),
+            };
+        }
+        let read = Distribution::parse(&hgrm(&samples)).unwrap();
+        let near = |one_of: f64| {
+            let below = read.points.iter().rfind(|point| point.0 < one_of + 0.001);
+            below.unwrap().1.round()
+        };
+        assert_eq!((near(2.0), near(8.0)), (50.0, 88.0));
+        let never = read.never_from.unwrap();
+        assert!((9.9..=12.0).contains(&never), "{never}");
+        assert!(read.points.is_sorted_by(|a, b| a.0 <= b.0 && a.1 <= b.1));
+        for bad in [
+            "",
+            "Value\n",
+            "Value\n\nx 0.5 7\n",
+            "Value\n\n5 0.5\n",
+            "Value\n\nNaN 0.5 7\n",
+        ] {
+            assert_eq!(Distribution::parse(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

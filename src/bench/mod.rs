@@ -8,7 +8,10 @@
 mod control;
 mod environment;
 mod figures;
+mod plot;
 mod receive;
+mod report;
+mod results;
 mod run;
 mod scenario;
 mod send;
@@ -27,6 +30,8 @@ use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
 pub use figures::{Percentiles, ReceiverFigures, Summary};
 pub use receive::ReceiveOptions;
+pub use report::ReportOptions;
+pub use report::run as report;
 pub use run::{ResultFile, RunOptions};
 pub use scenario::{Cell, Hosts, Scenario};
 pub use send::SendOptions;

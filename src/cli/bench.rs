@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::bench::{
-    self, GROUP, Hosts, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions, RunOptions, SIZE_MAX,
-    SIZE_MIN, Scenario, SendOptions,
+    self, GROUP, Hosts, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions, ReportOptions,
+    RunOptions, SIZE_MAX, SIZE_MIN, Scenario, SendOptions,
 };
 use crate::floor::{Floor, parse_duration, parse_positive_duration};
 use crate::net::{self, Interface, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
@@ -26,6 +26,8 @@ pub(super) enum BenchCommand {
     Receive(ReceiveArgs),
     /// Both, on this machine, as a scenario says: every cell, several times, all results in one folder
     Run(RunArgs),
+    /// What run measured as one page for a browser, with tables and plots
+    Report(ReportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -178,6 +180,19 @@ enum HostsArg {
     Namespaces,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  floorcast bench report steady-1
+  floorcast bench report steady-1 --out steady.html")]
+pub(super) struct ReportArgs {
+    /// A folder that bench run --out wrote, or its result.json
+    #[arg(value_name = "DIR")]
+    results: PathBuf,
+    /// Write the page here, over what is there [default: DIR/report.html]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
 fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
     let mut scenario = match &args.scenario {
         Some(path) => Scenario::load(path)?,
@@ -220,6 +235,10 @@ pub(super) fn run(command: BenchCommand, stop: &Stop) -> Result<Ending, Failure>
         BenchCommand::Send(args) => send(args, stop),
         BenchCommand::Receive(args) => receive(args, stop),
         BenchCommand::Run(args) => run_all(args, stop),
+        BenchCommand::Report(args) => bench::report(&ReportOptions {
+            results: args.results,
+            out: args.out,
+        }),
     }
 }
 
