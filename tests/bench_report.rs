@@ -1,4 +1,4 @@
-//! What becomes of the results of a run: shown in a browser.
+//! What becomes of the results of a run: compared with others, and shown in a browser.
 //!
 //! `bench/small` is what `floorcast bench run` wrote on loopback (2,000 messages, two receivers, 0 and 5 % loss, three
 //! times); copies of it are doctored so that it is known what must be found.
@@ -11,9 +11,214 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use process::{Ended, Lab, Running};
+
+/// Goal: what is the same is not worse. Method: a folder against itself, and against a copy that differs in what may.
+#[test]
+fn a_result_is_no_worse_than_itself() {
+    let copy = doctored(|result| {
+        result["scenario"]["name"] = "other".into();
+        result["scenario"]["why"] = "another reason".into();
+        result["scenario"]["repeat"] = 9.into();
+        result["environment"]["version"] = "9.9.9".into();
+    });
+    for other in [small(), copy.path().to_owned()] {
+        let ended = compare(&small(), &other, &["--json"]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let comparison: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!(comparison["regressions"], json!([]));
+        let cells = comparison["cells"].as_array().unwrap();
+        assert_eq!(cells.len(), 2);
+        for cell in cells {
+            let metrics = cell["metrics"].as_object().unwrap();
+            let mut names: Vec<_> = metrics.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(
+                names,
+                [
+                    "altered",
+                    "cpu_us_per_message",
+                    "duplicates",
+                    "last_us.p50",
+                    "last_us.p99",
+                    "missing",
+                    "out_of_order",
+                    "wire_per_payload"
+                ]
+            );
+            for metric in metrics.values() {
+                let found = (&metric["ratio"], &metric["verdict"]);
+                assert_eq!(found, (&json!(1.0), &json!("within")), "{cell}");
+                assert_eq!(metric["a"], metric["b"]);
+            }
+        }
+    }
+    let ended = compare(&small(), &small(), &[]);
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stdout.contains("no regressions"), "{}", ended.stdout);
+    let file = compare(&small().join("result.json"), &small(), &[]);
+    assert_eq!(file.code, Some(0), "{file:?}");
+}
+
+/// Goal: what is worse is found, named, and nothing else is. Method: one metric of all runs is a fifth worse, or never.
+#[test]
+fn what_is_worse_is_named() {
+    let slower = doctored(|result| each(result, |it| scale(&mut it["last_us"]["p50"], 1.2)));
+    let dearer = doctored(|result| each(result, |it| scale(&mut it["cpu_us_per_message"], 1.2)));
+    let wider = doctored(|result| each(result, |it| scale(&mut it["wire_per_payload"], 1.2)));
+    let never = doctored(|result| each(result, |it| it["last_us"]["p99"] = Value::Null));
+    // One run of six: in no median.
+    let missing = doctored(|result| result["runs"][2]["sources"][0]["missing"] = 1.into());
+    let cases = [
+        (&slower, "last_us.p50", "1.200 times"),
+        (&dearer, "cpu_us_per_message", "1.200 times"),
+        (&wider, "wire_per_payload", "1.200 times"),
+        (&never, "last_us.p99", "before, never now"),
+        (&missing, "missing", "0 before, 1 now"),
+    ];
+    for (worse, name, how) in cases {
+        let ended = compare(&small(), worse.path(), &[]);
+        assert_eq!(ended.code, Some(1), "{name}: {ended:?}");
+        let told: Vec<_> = ended
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("regression:"))
+            .collect();
+        assert!(!told.is_empty(), "{name}: {}", ended.stdout);
+        for line in told {
+            assert!(line.contains(name) && line.contains(how), "{line}");
+        }
+        let back = compare(worse.path(), &small(), &[]);
+        assert_eq!(back.code, Some(0), "{name}: {back:?}");
+        assert!(back.stdout.contains("better"), "{name}: {}", back.stdout);
+    }
+    for (bound, code) in [("25%", 0), ("25", 0), ("0", 1), ("19.9%", 1)] {
+        let ended = compare(&small(), slower.path(), &["--max-regress", bound]);
+        assert_eq!(ended.code, Some(code), "{bound}: {ended:?}");
+    }
+    let spread = compare(&small(), slower.path(), &["--json"]);
+    let spread: Value = serde_json::from_str(&spread.stdout).unwrap();
+    let metric = &spread["cells"][0]["metrics"]["last_us.p50"];
+    assert_eq!(metric["verdict"], "worse");
+    assert_eq!(metric["ranges_overlap"], true, "{metric}");
+}
+
+/// Goal: unpaced, throughput decides, and latency does not. Method: both copies say that they had no schedule.
+#[test]
+fn without_a_schedule_throughput_counts() {
+    let unpaced = |times: f64| {
+        doctored(move |result| {
+            result["scenario"]["rate"] = 0.0.into();
+            each(result, |it| {
+                scale(&mut it["messages_per_s"], times);
+                scale(&mut it["last_us"]["p50"], 3.0 - 2.0 * times);
+            });
+        })
+    };
+    let (before, slower) = (unpaced(1.0), unpaced(0.8));
+    let ended = compare(before.path(), slower.path(), &["--json"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let comparison: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let regressions = comparison["regressions"].as_array().unwrap();
+    assert_eq!(regressions.len(), 2);
+    for regression in regressions {
+        let regression = regression.as_str().unwrap();
+        assert!(regression.starts_with("messages_per_s"), "{regression}");
+    }
+    assert_eq!(compare(slower.path(), before.path(), &[]).code, Some(0));
+    let nothing = unpaced(0.0);
+    let ended = compare(before.path(), nothing.path(), &[]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+}
+
+/// Goal: nothing is not equal to nothing. Method: both never had a p99, and neither system measures processor time.
+#[test]
+fn figures_that_are_not_there_are_told() {
+    let empty = doctored(|result| {
+        each(result, |it| {
+            it["last_us"]["p99"] = Value::Null;
+            it["cpu_us_per_message"] = 0.0.into();
+        });
+    });
+    let ended = compare(empty.path(), empty.path(), &["--json"]);
+    let comparison: Value = serde_json::from_str(&ended.stdout).unwrap();
+    for name in ["last_us.p99", "cpu_us_per_message"] {
+        let metric = &comparison["cells"][1]["metrics"][name];
+        let found = (&metric["verdict"], &metric["ratio"]);
+        assert_eq!(found, (&json!("no_figures"), &Value::Null), "{metric}");
+    }
+    let ended = compare(empty.path(), empty.path(), &[]);
+    for words in ["never in both", "none in both", "4 of 16 metrics"] {
+        assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);
+    }
+}
+
+/// Goal: only like is compared with like. Method: a copy that differs in one thing; the sentence names it and both values.
+#[test]
+fn unlike_runs_are_refused() {
+    type Change = fn(&mut Value);
+    let cases: &[(Change, &[&str])] = &[
+        (
+            |it| it["scenario"]["size"] = 512.into(),
+            &["scenario.size", "256", "512"],
+        ),
+        (
+            |it| it["scenario"]["slow_us"] = 50.into(),
+            &["scenario.slow_us", "not set", "50"],
+        ),
+        (
+            |it| it["environment"]["processor"] = "abacus".into(),
+            &["environment.processor", "abacus"],
+        ),
+        (
+            |it| it["environment"]["build"] = "release".into(),
+            &["environment.build", "debug", "release"],
+        ),
+        (
+            |it| each(it, |it| it["io"] = "pigeons".into()),
+            &["io is", "pigeons"],
+        ),
+        (
+            |it| each(it, |it| it["security"] = "keys".into()),
+            &["security is open-lab", "keys"],
+        ),
+        (
+            |it| each(it, |it| it["idle"] = "dreams".into()),
+            &["idle is", "dreams"],
+        ),
+        (
+            |it| {
+                let runs = it["runs"].as_array_mut().unwrap();
+                runs.retain(|run| run["cell"]["loss"] != 5.0);
+            },
+            &[
+                "2 receivers, 5 % loss",
+                "measured 3 times",
+                "not measured in",
+            ],
+        ),
+        (|it| it["runs"] = json!([]), &["not measured"]),
+        (|it| it["format"] = 2.into(), &["format 2", "format 1"]),
+        (
+            |it| it["scenario"] = "none".into(),
+            &["is no result of bench run"],
+        ),
+    ];
+    for (change, words) in cases {
+        let copy = doctored(change);
+        refused(&compare(&small(), copy.path(), &[]), words);
+    }
+    refused(
+        &compare(&small(), Path::new("nowhere"), &[]),
+        &["nowhere", "bench run --out"],
+    );
+    for bad in ["-1", "1001", "x", "10%%", "NaN", ""] {
+        let ended = compare(&small(), &small(), &["--max-regress", bad]);
+        refused(&ended, &["--max-regress", "0 to 1000 percent"]);
+    }
+}
 
 /// Goal: the page says what `result.json` says. Method: its figures are read out of it and reckoned again.
 #[test]
@@ -217,6 +422,20 @@ fn each(result: &mut Value, change: impl Fn(&mut Value)) {
     for run in result["runs"].as_array_mut().expect("runs") {
         change(&mut run["sources"][0]);
     }
+}
+
+fn scale(value: &mut Value, times: f64) {
+    *value = (value.as_f64().expect("a number") * times).into();
+}
+
+fn compare(a: &Path, b: &Path, more: &[&str]) -> Ended {
+    let paths = [a, b].map(|path| path.to_str().expect("UTF-8"));
+    let args: Vec<_> = ["bench", "compare"]
+        .into_iter()
+        .chain(paths)
+        .chain(more.iter().copied())
+        .collect();
+    Lab::new().run(&args)
 }
 
 /// The page of a folder.

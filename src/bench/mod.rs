@@ -5,6 +5,7 @@
 //! will be sent, whose clock shows what, and at the end every arrival) goes over one TCP connection from each receiver to
 //! the source, which is silent while messages are on their way.
 
+mod compare;
 mod control;
 mod environment;
 mod figures;
@@ -28,13 +29,14 @@ use crate::runtime::{Idle, Network};
 use crate::station::StationConfig;
 use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
+pub use compare::CompareOptions;
 pub use figures::{Percentiles, ReceiverFigures, Summary};
 pub use receive::ReceiveOptions;
 pub use report::ReportOptions;
-pub use report::run as report;
 pub use run::{ResultFile, RunOptions};
 pub use scenario::{Cell, Hosts, Scenario};
 pub use send::SendOptions;
+pub use {compare::run as compare, report::run as report};
 pub use {receive::run as receive, run::run as all, send::run as send};
 
 /// Most messages of a run: each receiver keeps the arrival of each, eight bytes.

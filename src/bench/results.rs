@@ -1,5 +1,6 @@
 //! A folder of results, read back; and its figures over several runs: the median, and from where to where they go.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ use super::scenario::Cell;
 /// What `bench run --out` left behind.
 #[derive(Debug)]
 pub(super) struct Results {
+    /// As it was named.
+    pub(super) path: PathBuf,
     /// Where its distributions are.
     pub(super) folder: PathBuf,
     pub(super) file: ResultFile,
@@ -45,6 +48,7 @@ impl Results {
             )));
         }
         Ok(Self {
+            path: path.to_owned(),
             folder: file.parent().unwrap_or(Path::new("")).to_owned(),
             file: serde_json::from_value(value).map_err(no_result)?,
         })
@@ -134,6 +138,11 @@ impl Metric {
     /// Whether it is a latency, which is as unsure as the clocks are.
     pub(super) fn is_latency(&self) -> bool {
         self.name.contains("_us.")
+    }
+
+    /// How a figure that is not there is called.
+    pub(super) fn none(&self) -> &'static str {
+        if self.is_latency() { "never" } else { "none" }
     }
 }
 
@@ -291,6 +300,12 @@ impl Spread {
             max: at(values.len().saturating_sub(1)),
         }
     }
+
+    /// Whether some value may be in both.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let is_below = |low: f64, high: f64| low.total_cmp(&high) != Ordering::Greater;
+        is_below(self.min, other.max) && is_below(other.min, self.max)
+    }
 }
 
 /// A cell as people call it.
@@ -336,6 +351,8 @@ mod tests {
         assert_eq!(spread(&[], false).median, f64::INFINITY);
         let rate = spread(&[None, Some(5.0), Some(6.0)], true);
         assert_eq!((rate.median, rate.min), (5.0, f64::NEG_INFINITY));
+        assert!(one.overlaps(&one) && one.overlaps(&spread(&[None], false)));
+        assert!(!spread(&[Some(0.5)], false).overlaps(&one));
     }
 
     #[test]

@@ -18,6 +18,7 @@ const EXAMPLES: &str = "Examples:
   floorcast send --open-lab --to all \"Lines are back\" one notice, and who has it
   floorcast send --open-lab --to all --lines < news   one notice a line, in order
   floorcast bench send --receivers 4                  how fast, to the last of four bench receive
+  floorcast bench compare before after                is what bench run measured worse than it was?
   floorcast floor check                               is floor.toml good?
   floorcast demo --capture fall.fcap                  the same, and what its stations were given goes into a file
   floorcast replay fall.fcap                          does all of it again, and says whether the same comes out

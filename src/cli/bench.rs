@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::bench::{
-    self, GROUP, Hosts, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions, ReportOptions,
-    RunOptions, SIZE_MAX, SIZE_MIN, Scenario, SendOptions,
+    self, CompareOptions, GROUP, Hosts, MESSAGES_MAX, Place, RECEIVERS_MAX, ReceiveOptions,
+    ReportOptions, RunOptions, SIZE_MAX, SIZE_MIN, Scenario, SendOptions,
 };
 use crate::floor::{Floor, parse_duration, parse_positive_duration};
 use crate::net::{self, Interface, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
@@ -26,6 +26,8 @@ pub(super) enum BenchCommand {
     Receive(ReceiveArgs),
     /// Both, on this machine, as a scenario says: every cell, several times, all results in one folder
     Run(RunArgs),
+    /// Is what run measured worse than it was? Only of runs that are alike
+    Compare(CompareArgs),
     /// What run measured as one page for a browser, with tables and plots
     Report(ReportArgs),
 }
@@ -181,6 +183,33 @@ enum HostsArg {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Compared are, for each cell, the medians of: messages_per_s (without a schedule), last_us.p50 and
+last_us.p99 (on a schedule), cpu_us_per_message, wire_per_payload; and the most of any run of: missing, duplicates,
+out_of_order, altered, which must not grow at all. Scenario, machine, build and modes must be the same; versions may differ.
+
+Examples:
+  floorcast bench compare before after
+  floorcast bench compare before after --max-regress 5% --json | jq .regressions
+
+Exit codes: 0 not worse, 1 worse than allowed, 2 wrong usage, or runs that are not alike."
+)]
+pub(super) struct CompareArgs {
+    /// What was: a folder that bench run --out wrote, or its result.json
+    #[arg(value_name = "A")]
+    a: PathBuf,
+    /// What is
+    #[arg(value_name = "B")]
+    b: PathBuf,
+    /// How much worse a median may be: B over A, or A over B where more is better
+    #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = percent, allow_hyphen_values = true)]
+    max_regress: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:
   floorcast bench report steady-1
   floorcast bench report steady-1 --out steady.html")]
@@ -235,6 +264,12 @@ pub(super) fn run(command: BenchCommand, stop: &Stop) -> Result<Ending, Failure>
         BenchCommand::Send(args) => send(args, stop),
         BenchCommand::Receive(args) => receive(args, stop),
         BenchCommand::Run(args) => run_all(args, stop),
+        BenchCommand::Compare(args) => bench::compare(&CompareOptions {
+            a: args.a,
+            b: args.b,
+            max_regress_percent: args.max_regress,
+            is_json: args.json,
+        }),
         BenchCommand::Report(args) => bench::report(&ReportOptions {
             results: args.results,
             out: args.out,
@@ -382,6 +417,11 @@ fn at_most(text: &str, max: Duration) -> Result<Duration, String> {
 
 fn repeat(text: &str) -> Result<u32, String> {
     whole(text, 1..=1_000, "times")
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number_of = text.strip_suffix('%').unwrap_or(text);
+    number(number_of, 0.0, 1_000.0, "percent, such as 10% or 10")
 }
 
 fn every(text: &str) -> Result<u64, String> {
