@@ -8,7 +8,7 @@
 
 static const double RATE = 8e8; // bit/s
 static const double ROUND_TRIP = 0.0002;
-static const unsigned STREAM_BYTES = 16 << 20, CACHE_BYTES = 64 << 20;
+static const unsigned STREAM_BYTES = 64 << 20, CACHE_BYTES = 128 << 20;
 static const UINT16 SEGMENT = 1400;
 
 static NormSessionHandle open_session(Run *run, NormInstanceHandle instance, NormNodeId id) {
@@ -42,6 +42,15 @@ static void send_all(Run *run) {
     NormObjectHandle stream = NormStreamOpen(session, STREAM_BYTES);
     char *message = (char *)malloc(run->size);
     struct pollfd ready = {NormGetDescriptor(instance), POLLIN, 0};
+    // A receiver that hears the stream for the first time sets up all of its buffers, and is deaf meanwhile.
+    memset(message, 0xff, run->size);
+    while (how_many(run, READY) < run->receivers) {
+        NormStreamWrite(stream, message, (unsigned)run->size);
+        NormStreamMarkEom(stream);
+        NormStreamFlush(stream, true, NORM_FLUSH_PASSIVE);
+        sleep_ns(20000000);
+        drain(instance);
+    }
     for (Schedule schedule = begin(run);;) {
         uint64_t first = schedule.next, many = take_due(run, &schedule, run->rate > 0 ? 64 : 1);
         if (many == 0) break;
@@ -68,6 +77,9 @@ static void send_all(Run *run) {
     }
 }
 
+// Whether it is a message of the run, and none of those before it.
+static bool is_begun(const char *message) { return (uint8_t)message[7] != 0xff; }
+
 static void receive_all(Run *run) {
     NormInstanceHandle instance = NormCreateInstance();
     NormSessionHandle session = open_session(run, instance, (NormNodeId)(run->first + 2));
@@ -80,7 +92,6 @@ static void receive_all(Run *run) {
     unsigned have = 0;
     bool is_in_step = false;
     struct pollfd ready = {NormGetDescriptor(instance), POLLIN, 0};
-    is_ready(run);
     while (!is_over(run)) {
         if (poll(&ready, 1, 100) <= 0) continue;
         NormEvent event;
@@ -97,8 +108,9 @@ static void receive_all(Run *run) {
                 if (more == 0) break;
                 have += more;
                 if (have == run->size) {
-                    came(run, 0, message);
                     have = 0;
+                    if (is_begun(message)) came(run, 0, message);
+                    else is_ready(run);
                 }
             }
         }
