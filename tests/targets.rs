@@ -104,6 +104,25 @@ fn a_common_loss_after_lone_losses_and_silence() {
     common_losses(&mut floor, 10, 6, between);
 }
 
+/// The same where each of the 500 is in a second group, a team of fifty, of the same source: the scouts of ten teams are not
+/// those of everybody.
+#[test]
+fn a_common_loss_to_receivers_of_several_groups() {
+    let mut floor = Floor::with_teams(500, false, 10);
+    let between = |floor: &mut Floor| {
+        for team in 0..10 {
+            let team = [GroupId::of(&format!("team-{team}"))];
+            let sent = floor
+                .network
+                .broadcast(floor.source, &team, Lane::Routine, "t".to_owned());
+            assert!(sent.is_ok());
+            floor.run(Duration::from_millis(2));
+        }
+        floor.stream(30);
+    };
+    common_losses(&mut floor, 10, 8, between);
+}
+
 /// So many common losses, one after the other; from the third on, what each costs and takes is bounded.
 fn common_losses(floor: &mut Floor, nacks_max: u64, events: u64, between: impl Fn(&mut Floor)) {
     let receivers = floor.receivers.len();
@@ -286,6 +305,11 @@ struct Floor {
 
 impl Floor {
     fn new(receivers: usize, copies: bool) -> Self {
+        Self::with_teams(receivers, copies, 0)
+    }
+
+    /// The same where each receiver is in one of so many teams, too.
+    fn with_teams(receivers: usize, copies: bool, teams: usize) -> Self {
         let mut network = Network::new(receivers as u64);
         network.record_arrivals();
         let names: Vec<_> = (0..receivers).map(|n| format!("receiver-{n}")).collect();
@@ -293,12 +317,16 @@ impl Floor {
         spec.listed.insert(group(), names.clone());
         spec.config.tuning.copies = copies;
         let source = network.add(spec);
-        let join = |name| NodeSpec {
-            is_workstation: false,
-            ..NodeSpec::workstation(name, &[group()])
-        };
-        let receivers = names.into_iter().map(|name| network.add(join(name)));
-        let receivers = receivers.collect();
+        let mut nodes = Vec::with_capacity(receivers);
+        for (at, name) in names.into_iter().enumerate() {
+            let team = (teams > 0).then(|| GroupId::of(&format!("team-{}", at % teams)));
+            let groups: Vec<_> = [group()].into_iter().chain(team).collect();
+            nodes.push(network.add(NodeSpec {
+                is_workstation: false,
+                ..NodeSpec::workstation(name, &groups)
+            }));
+        }
+        let receivers = nodes;
         let mut floor = Self {
             network,
             source,

@@ -40,8 +40,6 @@ const RESUME_MAX: usize = 1_024;
 const CLOSING_WAIT_NS: u64 = 250_000_000;
 /// What a segment that waits takes beside its share of the datagram it came in.
 pub(super) const ENTRY_BYTES: usize = 128;
-/// How long what was said of scouts holds: the source names them with every heartbeat while its back-off is raised.
-const SCOUTS_HOLD_NS: u64 = 2 * HEARTBEAT_MAX_NS;
 
 /// The receiving half of an endpoint.
 #[derive(Debug)]
@@ -87,8 +85,8 @@ struct Remote {
     /// The clock of its last heartbeat, and when that came.
     clock: Option<(u32, Timestamp)>,
     path: Path,
-    /// When scouts were last named.
-    scouts_named: Timestamp,
+    /// The datagram that brought the last heartbeat, and the group that this was for.
+    beating: Option<(u64, GroupId)>,
     state: State,
     streams: BTreeMap<StreamId, Reception>,
     ended: VecDeque<SessionId>,
@@ -232,6 +230,7 @@ impl Receiver {
         let at = self.enter(now, header, from, heartbeat.stream, met, out)?;
         let held_before = at.reception.bytes();
         at.reception.heed(&advert);
+        at.reception.forget_scouts(now);
         out.stats.gaps_found +=
             u64::from(at.reception.extend(now, heartbeat.next, at.path, at.rng));
         at.reception.advance(now, at.origin, at.path, at.rng, out);
@@ -246,9 +245,7 @@ impl Receiver {
                 group_size: heartbeat.group_size.count().clamp(1, GroupSize::MAX.get()),
                 ..remote.path
             };
-            if now.nanos_since(remote.scouts_named) >= SCOUTS_HOLD_NS {
-                remote.path.scouting = Scouting::Nobody;
-            }
+            remote.beating = Some((header.number, heartbeat.stream.group()));
             if remote.is_over() {
                 remote.end(now, header.source, EndReason::Closed, &mut self.rng, out);
                 self.recount();
@@ -328,12 +325,22 @@ impl Receiver {
         scouts: &Scouts<'_>,
     ) -> Result<(), Discard> {
         let remote = followed(&mut self.remotes, header)?;
-        remote.scouts_named = now;
-        remote.path.scouting = if scouts.contains(self.me) {
+        // They are of the group whose heartbeats they stand behind. Another group's scouts are not ours: each group of a
+        // source that we listen to would make us ask first in all.
+        let (_, group) = remote
+            .beating
+            .filter(|(number, _)| *number == header.number)
+            .ok_or(Discard::NotOurs)?;
+        let scouting = if scouts.contains(self.me) {
             Scouting::We
         } else {
             Scouting::Others
         };
+        for (stream, reception) in &mut remote.streams {
+            if stream.group() == group {
+                reception.heed_scouts(now, scouting);
+            }
+        }
         Ok(())
     }
 
@@ -673,10 +680,9 @@ impl Remote {
             path: Path {
                 grtt_ns: GRTT_INITIAL_NS,
                 group_size: GroupSize::RECOMMENDED.get(),
-                scouting: Scouting::Nobody,
                 tuning,
             },
-            scouts_named: Timestamp::ZERO,
+            beating: None,
             state: State::Live,
             streams: BTreeMap::new(),
             ended: VecDeque::new(),

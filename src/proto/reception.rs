@@ -18,7 +18,7 @@ use super::receiver::Resume;
 use super::tuning::{
     ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_AFTER_LEN,
     REPORT_GAP_MIN_NS, REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT,
-    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, Tuning, report_gap_ns,
+    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, SCOUTS_HOLD_NS, Tuning, report_gap_ns,
     urgent_report_gap_ns,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
@@ -35,7 +35,6 @@ const NEEDS_MAX: usize = 64;
 pub(super) struct Path {
     pub(super) grtt_ns: u64,
     pub(super) group_size: u64,
-    pub(super) scouting: Scouting,
     /// How this receiver asks.
     pub(super) tuning: Tuning,
 }
@@ -49,22 +48,6 @@ pub(super) enum Scouting {
     We,
     /// Others do.
     Others,
-}
-
-impl Path {
-    /// How long to wait before asking for a gap just found (R-BACK-2, R-SCOUT-2).
-    fn wait_ns(&self, backoff: QuantDuration, rng: &mut Rng) -> u64 {
-        let backoff_ns = backoff.nanos().min(BACKOFF_MAX_NS);
-        match self.scouting {
-            _ if backoff_ns == 0 => 0,
-            Scouting::We => 0,
-            Scouting::Nobody => backoff::draw(backoff_ns, self.group_size, rng),
-            Scouting::Others => {
-                let first = self.grtt_ns * SCOUTS_FIRST_QUARTERS / 4;
-                first + backoff::draw(backoff_ns, self.group_size, rng)
-            }
-        }
-    }
 }
 
 /// One stream as a receiver keeps it.
@@ -100,6 +83,9 @@ pub(super) struct Reception {
     reported_through: SeqNo,
     /// The report that is due comes early, because much has come since the last one.
     is_report_urgent: bool,
+    scouting: Scouting,
+    /// When scouts were last named.
+    scouts_named: Timestamp,
     /// The source says that we have left its pace.
     pub(super) is_behind: bool,
     closing: Closing,
@@ -146,6 +132,8 @@ impl Reception {
             reported: Timestamp::ZERO,
             reported_through: SeqNo::ZERO,
             is_report_urgent: false,
+            scouting: Scouting::Nobody,
+            scouts_named: Timestamp::ZERO,
             is_behind: false,
             closing: Closing::Open,
         }
@@ -262,10 +250,36 @@ impl Reception {
         }
     }
 
+    /// How long to wait before asking for a gap just found (R-BACK-2, R-SCOUT-2).
+    fn draw_ns(&self, path: Path, rng: &mut Rng) -> u64 {
+        let backoff_ns = self.backoff.nanos().min(BACKOFF_MAX_NS);
+        match self.scouting {
+            _ if backoff_ns == 0 => 0,
+            Scouting::We => 0,
+            Scouting::Nobody => backoff::draw(backoff_ns, path.group_size, rng),
+            Scouting::Others => {
+                let first = path.grtt_ns * SCOUTS_FIRST_QUARTERS / 4;
+                first + backoff::draw(backoff_ns, path.group_size, rng)
+            }
+        }
+    }
+
+    /// Who asks first in this stream's group.
+    pub(super) fn heed_scouts(&mut self, now: Timestamp, scouting: Scouting) {
+        (self.scouting, self.scouts_named) = (scouting, now);
+    }
+
+    /// A heartbeat came: what was said of scouts too long ago holds no more.
+    pub(super) fn forget_scouts(&mut self, now: Timestamp) {
+        if now.nanos_since(self.scouts_named) >= SCOUTS_HOLD_NS {
+            self.scouting = Scouting::Nobody;
+        }
+    }
+
     /// How long a gap waits that `seq` behind it shows. In a coded stream the rest of its block is waited for, since one
     /// request then speaks for all that the block lacks (R-NEED-2).
     fn wait_ns(&self, seq: SeqNo, path: Path, rng: &mut Rng) -> u64 {
-        let wait = path.wait_ns(self.backoff, rng);
+        let wait = self.draw_ns(path, rng);
         let is_block_over = Block::first_of(seq) >= self.window.high_water();
         if self.blocks.is_some() && !is_block_over {
             wait + BLOCK_WAIT_NS
@@ -291,7 +305,7 @@ impl Reception {
             self.window.put_off(first, now.plus_nanos(BLOCK_WAIT_NS));
         }
         if self.blocks.is_some() && first >= end && self.window.has_gaps() {
-            let due = now.plus_nanos(path.wait_ns(self.backoff, rng));
+            let due = now.plus_nanos(self.draw_ns(path, rng));
             for gap in self.window.gaps_mut() {
                 if gap.asks == 0 && gap.range.first() < first {
                     gap.due = gap.due.min(due);

@@ -276,8 +276,10 @@ impl Sender {
         // And what was taken back is nobody's loss.
         let is_telling = !asker.is_alone && !asker.is_lossy && outcome.skipped[0].is_none();
         for range in nack.ranges().take(RANGES_WATCHED_MAX) {
-            if range.first() < sent && is_telling {
-                self.watch(now, station, nack.stream, (range, None), out);
+            // What is not sent yet is no loss; a later one would be taken for the same.
+            let lost = SeqRange::new(range.first(), range.end().min(sent));
+            if let Some(lost) = lost.filter(|_| is_telling) {
+                self.watch(now, station, nack.stream, (lost, None), out);
             }
         }
         Ok(self.conclude(now, station, nack.stream, &outcome, out))

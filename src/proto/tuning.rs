@@ -149,6 +149,9 @@ pub(super) const SCOUTS_FIRST_QUARTERS: u64 = 5;
 /// How often scouts are chosen anew, so that those who have left are replaced.
 pub(super) const SCOUTS_EVERY_NS: u64 = 1_000_000_000;
 
+/// How long what was said of scouts holds: the source names them with every heartbeat while its back-off is raised.
+pub(super) const SCOUTS_HOLD_NS: u64 = 2 * HEARTBEAT_MAX_NS;
+
 /// A round-trip time that a source claims is believed down to this: below, its heartbeats could draw NACKs without end
 /// (R-GRTT-4).
 pub(super) const GRTT_FLOOR_NS: u64 = 100_000;
