@@ -202,7 +202,7 @@ impl Run<'_> {
             summaries.push(summary_of(source)?);
         }
         receivers.wait();
-        self.keep_samples(&mut summaries, turn)?;
+        self.keep_samples(turn)?;
         Ok(summaries)
     }
 
@@ -256,7 +256,7 @@ impl Run<'_> {
     }
 
     /// Of the raw latencies the last receiver's distribution is kept, and with `keep_samples` everything.
-    fn keep_samples(&self, _: &mut [Summary], turn: u32) -> Result<(), Failure> {
+    fn keep_samples(&self, turn: u32) -> Result<(), Failure> {
         let Some(path) = self.samples(turn) else {
             return Ok(());
         };

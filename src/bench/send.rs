@@ -234,7 +234,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         io: looping.stats().io.to_string(),
         in_trains: looping.stats().sent_in_trains,
         idle: options.place.idle.to_string(),
-        send_buffer_bytes: looping.nodes()[0].receive_buffer_bytes(),
+        send_buffer_bytes: looping.nodes()[0].send_buffer_bytes(),
         seed: options.seed,
     };
     let kept = Samples {

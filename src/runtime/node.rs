@@ -111,6 +111,15 @@ impl Node {
             .unwrap_or(0)
     }
 
+    /// The smallest send buffer that the system granted, bytes.
+    pub fn send_buffer_bytes(&self) -> usize {
+        self.sockets
+            .iter()
+            .map(|port| port.socket.granted().send_bytes)
+            .min()
+            .unwrap_or(0)
+    }
+
     /// How its sockets send and receive: each way the worst of them.
     pub fn io_modes(&self) -> IoModes {
         self.sockets
