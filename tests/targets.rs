@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use floorcast::notice::NoticeId;
-use floorcast::proto::{Destination, Stats};
+use floorcast::proto::{Destination, ReceiverAccount, Stats};
 use floorcast::sim::{Loss, Network, NodeId, NodeSpec, Trial};
 use floorcast::time::Timestamp;
 use floorcast::wire::{
@@ -102,6 +102,69 @@ fn a_common_loss_after_lone_losses_and_silence() {
         floor.stream(10);
     };
     common_losses(&mut floor, 10, 6, between);
+}
+
+/// A lone loser while scouts go first, mid-stream at 10,000 a second: what the common loss taught costs it the wait for a
+/// scout's repair, a round trip and a quarter. Nobody can do without: that a loss is common is known no sooner than a round
+/// trip after somebody asked. When as many have waited in vain as would have asked for a common loss, nobody waits.
+#[test]
+fn a_lone_loser_while_scouts_go_first() {
+    let mut floor = Floor::new(500, false);
+    for _ in 0..3 {
+        floor.stream(60);
+        floor.lose_common();
+    }
+    floor.stream(60);
+    let lone = |floor: &mut Floor, events: usize| {
+        let mut lost = Vec::new();
+        for event in 0..events {
+            let loser = floor.receivers[event * 37 % 500];
+            lost.push((loser, floor.lose_one(loser)));
+            floor.stream(10);
+        }
+        floor.repair_p99(&lost)
+    };
+    let waiting = lone(&mut floor, 200);
+    figure("lone loser while scouts go first: p99 ns", waiting);
+    assert!(waiting <= 5 * ROUND_TRIP_NS / 2 + 150_000, "{waiting} ns");
+    lone(&mut floor, 400);
+    let after = lone(&mut floor, 200);
+    figure("lone loser after 600 more: p99 ns", after);
+    assert!(after <= ROUND_TRIP_NS + 150_000, "{after} ns");
+}
+
+/// A common loss when every scout has been switched off: one crowd at most, and none after that.
+#[test]
+fn a_common_loss_without_its_scouts() {
+    let mut floor = Floor::new(500, false);
+    let mut worst = Vec::new();
+    for event in 0..12 {
+        floor.stream(60);
+        let before = floor.stats();
+        floor.lose_common();
+        floor.stream(60);
+        if event == 4 {
+            // Those who asked for the last loss were the scouts.
+            let mut asked = BTreeMap::new();
+            for account in floor.accounts() {
+                asked.insert(account.station, account.nacks);
+            }
+            floor.lose_common();
+            floor.stream(60);
+            let scouts: Vec<_> = floor.accounts();
+            let scouts = scouts
+                .into_iter()
+                .filter(|it| it.nacks > asked[&it.station]);
+            let scouts: Vec<_> = scouts.map(|it| it.station).collect();
+            assert!((1..=10).contains(&scouts.len()), "{}", scouts.len());
+            floor.switch_off(&scouts);
+        }
+        let nacks = floor.stats().nacks_received - before.nacks_received;
+        println!("figure | common loss {event}, the scouts die after 4: {nacks} NACKs");
+        worst.push(nacks);
+    }
+    let crowds = worst[5..].iter().filter(|&&nacks| nacks > 20).count();
+    assert!(crowds <= 1, "{worst:?}");
 }
 
 /// The same where each of the 500 is in a second group, a team of fifty, of the same source: the scouts of ten teams are not
@@ -382,6 +445,22 @@ impl Floor {
     fn stats(&mut self) -> Stats {
         let station = self.network.station(self.source).expect("it runs");
         station.stats()
+    }
+
+    /// What the source knows of each receiver.
+    fn accounts(&mut self) -> Vec<ReceiverAccount> {
+        let station = self.network.station(self.source).expect("it runs");
+        station.endpoint().receivers().collect()
+    }
+
+    /// From now on these are silent.
+    fn switch_off(&mut self, stations: &[SourceId]) {
+        for (at, &node) in self.receivers.clone().iter().enumerate() {
+            let id = SourceId::of(Network::floor(), &format!("receiver-{at}"));
+            if stations.contains(&id) {
+                self.network.stop(node);
+            }
+        }
     }
 
     fn origin(&mut self) -> (SourceId, SessionId) {

@@ -7,7 +7,8 @@ use crate::time::Timestamp;
 use crate::wire::{Lane, QuantDuration};
 
 use super::tuning::{
-    BACKOFF_MAX_NS, Backoff, NACKS_PER_EVENT_MAX, QUIET_ASKS, QUIET_EVENTS, QUIET_NS, TRUST_NS,
+    BACKOFF_MAX_NS, Backoff, NACKS_PER_EVENT_MAX, QUIET_ASKS, QUIET_EVENTS, QUIET_NS,
+    SCOUTS_ONLY_NS, TRUST_NS,
 };
 
 /// The back-off that a source advertises, learnt from how many asked for the same loss (R-BACK-3; after PGM's
@@ -31,11 +32,36 @@ pub(super) struct Controller {
     heeded: Timestamp,
 }
 
+/// Those who may ask, as the source knows them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crowd {
+    pub(super) receivers: u64,
+    pub(super) grtt_ns: u64,
+}
+
+impl Crowd {
+    /// The shortest back-off that keeps a crowd quiet: within the round trip that the first request needs to silence the
+    /// others about as many ask as a source bears. Of a truncated exponential `e^(L * GRTT / T)` do (RFC 5401 section
+    /// 3.2.3); a back-off of one round trip silences nobody.
+    fn quieting_ns(self) -> u64 {
+        let lambda = (self.receivers.max(1) as f64).ln() + 1.0;
+        let round_trips = lambda / (NACKS_PER_EVENT_MAX as f64).ln();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive; saturates"
+        )]
+        let nanos = (self.grtt_ns as f64 * round_trips.max(1.0)) as u64;
+        nanos.min(BACKOFF_MAX_NS)
+    }
+}
+
 /// A loss that is over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Over {
-    /// How many asked for it.
+    /// How many asked for it, and how many of them were no scouts.
     pub(super) askers: usize,
+    pub(super) others: usize,
     /// Whether most who could be expected to ask did.
     pub(super) is_common: bool,
     /// When it was over.
@@ -74,21 +100,26 @@ impl Controller {
         self.backoff == Backoff::Adaptive && self.nanos > 0
     }
 
-    /// So many have asked for one loss by now, the first of them at `begun`; whether that raised the back-off. Once for each
-    /// loss: exactly when the count passes the bound, and only where the first to ask knew of the last raise: many losses
-    /// at a time would else double it several times over before the first doubling could show.
+    /// So many who are no scouts have asked for one loss by now, the first of all at `begun`; whether that raised the
+    /// back-off. Once for each loss: exactly when the count passes the bound, and only where the first to ask knew of the
+    /// last raise: many losses at a time would else double it several times over before the first doubling could show.
+    /// At first scouts alone are let go ahead, since a lone loser then waits a round trip for them and no more; only if
+    /// they do not keep the others quiet, these draw a wait.
     pub(super) fn asked(
         &mut self,
         now: Timestamp,
-        (askers, begun): (usize, Timestamp),
-        grtt_ns: u64,
+        (others, begun): (usize, Timestamp),
+        crowd: Crowd,
     ) -> bool {
-        let is_many = askers == NACKS_PER_EVENT_MAX + 1 && self.backoff == Backoff::Adaptive;
+        let is_many = others == NACKS_PER_EVENT_MAX + 1 && self.backoff == Backoff::Adaptive;
         if !is_many || begun < self.heeded {
             return false;
         }
-        self.heeded = now.plus_nanos(grtt_ns + self.nanos);
-        self.nanos = (self.nanos * 2).max(grtt_ns).min(BACKOFF_MAX_NS);
+        self.heeded = now.plus_nanos(crowd.grtt_ns + self.nanos);
+        self.nanos = match self.nanos {
+            0 => SCOUTS_ONLY_NS,
+            nanos => (nanos * 2).max(crowd.quieting_ns()).min(BACKOFF_MAX_NS),
+        };
         self.was_common(now);
         true
     }
@@ -98,36 +129,33 @@ impl Controller {
         (self.common, self.quiet_since) = (now, now);
     }
 
-    /// A loss is over. Losses that one request told of are one here. Halved where few ask, down to a round trip, which with
-    /// scouts is enough to keep the others quiet. Given up altogether only when as many have waited in vain as would have
+    /// A loss is over. Losses that one request told of are one here. Halved where few but the scouts ask. Given up altogether only when as many have waited in vain as would have
     /// asked at once for one common loss: the rule of who hires skis until the hire has cost what the skis would have.
-    pub(super) fn closed(&mut self, now: Timestamp, over: Over, receivers: u64, grtt_ns: u64) {
-        if self.nanos == 0 {
+    pub(super) fn closed(&mut self, now: Timestamp, over: Over, crowd: Crowd) {
+        if self.nanos == 0 || over.until == self.closed {
             return;
         }
-        if over.is_common || over.askers > NACKS_PER_EVENT_MAX {
-            self.was_common(now);
-            return;
-        }
-        if over.until == self.closed {
-            return;
-        }
-        self.waited += over.askers as u64;
         self.closed = over.until;
+        let is_common = over.is_common || over.askers > NACKS_PER_EVENT_MAX;
+        if is_common {
+            (self.common, self.quiet_since, self.waited) = (now, now, 0);
+        } else {
+            self.waited += over.others as u64;
+        }
         self.events += 1;
-        self.asks += over.askers;
-        if self.waited >= receivers.max(u64::from(QUIET_EVENTS)) {
+        self.asks += over.others;
+        if self.waited >= crowd.receivers.max(u64::from(QUIET_EVENTS)) {
             self.forget();
         } else if self.events >= QUIET_EVENTS {
             if self.asks <= QUIET_ASKS * usize::from(QUIET_EVENTS) {
-                self.halve(grtt_ns);
+                self.halve(crowd);
             }
             (self.events, self.asks) = (0, 0);
         }
     }
 
     /// Time passes: quiet, too, is a reason to halve, and in the end to forget. Whether that changed anything.
-    fn pass(&mut self, now: Timestamp, grtt_ns: u64) -> bool {
+    fn pass(&mut self, now: Timestamp, crowd: Crowd) -> bool {
         let before = self.nanos;
         if before == 0 {
             return false;
@@ -136,7 +164,7 @@ impl Controller {
             self.forget();
         } else if now.nanos_since(self.quiet_since) >= QUIET_NS {
             self.quiet_since = now;
-            self.halve(grtt_ns);
+            self.halve(crowd);
         }
         self.nanos != before
     }
@@ -145,9 +173,12 @@ impl Controller {
         (self.nanos, self.events, self.asks, self.waited) = (0, 0, 0, 0);
     }
 
-    /// Less than a round trip suppresses nothing any more.
-    fn halve(&mut self, grtt_ns: u64) {
-        self.nanos = (self.nanos / 2).max(grtt_ns.min(self.nanos));
+    /// What would no longer keep anybody quiet is left out altogether: scouts go first all the same.
+    fn halve(&mut self, crowd: Crowd) {
+        self.nanos = match self.nanos / 2 {
+            half if half < crowd.quieting_ns() => SCOUTS_ONLY_NS,
+            half => half,
+        };
     }
 }
 
@@ -182,8 +213,8 @@ impl Controllers {
     }
 
     /// Time passes; whether that changed anything.
-    pub(super) fn pass(&mut self, now: Timestamp, grtt_ns: u64) -> bool {
-        self.people.pass(now, grtt_ns) | self.bulk.pass(now, grtt_ns)
+    pub(super) fn pass(&mut self, now: Timestamp, crowd: Crowd) -> bool {
+        self.people.pass(now, crowd) | self.bulk.pass(now, crowd)
     }
 
     /// Whether losses have lately been common in any lane.
@@ -215,46 +246,64 @@ pub(super) fn draw(backoff_ns: u64, group_size: u64, rng: &mut Rng) -> u64 {
 mod tests {
     use super::*;
 
-    const RTT_NS: u64 = 200_000;
+    const CROWD: Crowd = Crowd {
+        receivers: 500,
+        grtt_ns: 200_000,
+    };
 
     fn at(micros: u64) -> Timestamp {
         Timestamp::from_nanos(10_000_000 + micros * 1_000)
     }
 
-    /// All of 500 ask for one loss, and the scouts for those after it.
+    /// All of 500 ask for one loss.
     fn common(controller: &mut Controller, now: Timestamp) -> u64 {
-        for askers in 1..=500 {
-            controller.asked(now, (askers, now), RTT_NS);
+        for others in 1..=500 {
+            controller.asked(now, (others, now), CROWD);
         }
-        close(controller, now, 500, true);
+        close(controller, now, (500, 500), true);
         controller.nanos()
     }
 
-    fn close(controller: &mut Controller, until: Timestamp, askers: usize, is_common: bool) {
+    fn close(
+        controller: &mut Controller,
+        until: Timestamp,
+        (askers, others): (usize, usize),
+        is_common: bool,
+    ) {
         let over = Over {
             askers,
+            others,
             is_common,
             until,
         };
-        controller.closed(until, over, 500, RTT_NS);
+        controller.closed(until, over, CROWD);
     }
 
     #[test]
-    fn doubles_on_duplicates_and_halves_down_to_a_round_trip() {
+    fn scouts_first_then_a_wait_that_doubles_and_halves() {
         let mut controller = Controller::new(Backoff::Adaptive);
-        assert_eq!(common(&mut controller, at(0)), RTT_NS, "once for each loss");
-        assert_eq!(common(&mut controller, at(100)), RTT_NS, "not heeded yet");
-        assert_eq!(common(&mut controller, at(1_000)), 2 * RTT_NS);
-        assert_eq!(common(&mut controller, at(2_000)), 4 * RTT_NS);
+        let quieting = CROWD.quieting_ns();
+        assert!((3 * CROWD.grtt_ns..4 * CROWD.grtt_ns).contains(&quieting));
+        assert_eq!(common(&mut controller, at(0)), SCOUTS_ONLY_NS);
+        let once = "once for each loss, and not before it is heeded";
+        assert_eq!(common(&mut controller, at(100)), SCOUTS_ONLY_NS, "{once}");
+        assert_eq!(common(&mut controller, at(1_000)), quieting);
+        assert_eq!(common(&mut controller, at(2_000)), 2 * quieting);
         for i in 1..=u64::from(QUIET_EVENTS) {
-            close(&mut controller, at(3_000 + i), 1, false);
-            close(&mut controller, at(3_000 + i), 1, false);
+            close(&mut controller, at(4_000 + i), (1, 1), false);
+            close(&mut controller, at(4_000 + i), (1, 1), false);
         }
-        assert_eq!(controller.nanos(), 2 * RTT_NS, "one request, one loss");
-        controller.pass(at(2_000).plus_nanos(QUIET_NS), RTT_NS);
-        controller.pass(at(2_000).plus_nanos(2 * QUIET_NS), RTT_NS);
-        assert_eq!(controller.nanos(), RTT_NS);
-        controller.pass(at(2_000).plus_nanos(TRUST_NS), RTT_NS);
+        let noisy = "the storm is one of these eight";
+        assert_eq!(controller.nanos(), 2 * quieting, "{noisy}");
+        for i in 1..=u64::from(QUIET_EVENTS) {
+            close(&mut controller, at(5_000 + i), (8, 0), true);
+        }
+        assert_eq!(controller.nanos(), quieting, "few but the scouts asked");
+        controller.pass(at(5_008).plus_nanos(QUIET_NS), CROWD);
+        assert_eq!(controller.nanos(), SCOUTS_ONLY_NS);
+        controller.pass(at(5_008).plus_nanos(2 * QUIET_NS), CROWD);
+        assert_eq!(controller.nanos(), SCOUTS_ONLY_NS);
+        controller.pass(at(5_008).plus_nanos(TRUST_NS), CROWD);
         assert_eq!(controller.nanos(), 0);
     }
 
@@ -263,31 +312,35 @@ mod tests {
         let mut controller = Controller::new(Backoff::Adaptive);
         common(&mut controller, at(0));
         for i in 1..500 {
-            close(&mut controller, at(i), 1, false);
+            close(&mut controller, at(i), (1, 1), false);
         }
-        close(&mut controller, at(500), 8, true);
+        close(&mut controller, at(500), (8, 0), true);
         for i in 501..1_000 {
-            close(&mut controller, at(i), 1, false);
+            close(&mut controller, at(i), (1, 1), false);
         }
-        assert_eq!(controller.nanos(), RTT_NS, "a common loss begins it anew");
-        close(&mut controller, at(1_000), 1, false);
-        assert_eq!(controller.nanos(), 0);
+        assert!(
+            controller.is_raised(),
+            "the loss in common begins the count anew"
+        );
+        close(&mut controller, at(1_000), (1, 1), false);
+        assert!(!controller.is_raised());
     }
 
     #[test]
     fn few_duplicates_change_nothing_and_keep_what_there_is() {
         let mut controller = Controller::new(Backoff::Adaptive);
         let now = at(0);
-        for askers in 1..=NACKS_PER_EVENT_MAX {
-            assert!(!controller.asked(now, (askers, now), RTT_NS));
+        for others in 1..=NACKS_PER_EVENT_MAX {
+            assert!(!controller.asked(now, (others, now), CROWD));
         }
         assert!(!controller.is_raised());
         common(&mut controller, now);
         common(&mut controller, at(1_000));
         for i in 0..90 {
-            close(&mut controller, at(2_000 + i), QUIET_ASKS + 1, false);
+            let few = QUIET_ASKS + 1;
+            close(&mut controller, at(2_000 + i), (few, few), false);
         }
-        assert_eq!(controller.nanos(), 2 * RTT_NS);
+        assert_eq!(controller.nanos(), CROWD.quieting_ns());
     }
 
     /// research figure: with 1,000 receivers a lone loser waits 0.874 T on average, and the first of 1,000 about 0.01 T to

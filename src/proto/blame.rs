@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::time::Timestamp;
 use crate::wire::{SeqRange, SourceId, StreamId};
 
-use super::ledger::{Ledger, Subnet};
+use super::ledger::{Account, Ledger, Subnet};
 use super::tuning::{ASKERS_MAX, EVENTS_MAX};
 
 /// Where something was lost, as far as the requests for repair tell (R-BLAME-1).
@@ -42,8 +42,9 @@ struct Watched {
     until: Timestamp,
     /// The first of those who asked.
     askers: [SourceId; ASKERS_MAX],
-    /// Those who asked, named or not.
+    /// Those who asked, named or not, and how many of them were no scouts.
     count: usize,
+    others: usize,
     /// Shards that the first asked for, where parity was asked for, and how many asked for as many.
     shards: Option<u8>,
     alike: usize,
@@ -58,6 +59,8 @@ pub(super) struct Asked {
     pub(super) numbers: SeqRange,
     /// How many shards it asked for, where it asked for parity.
     pub(super) shards: Option<u8>,
+    /// Whether it is one of those who ask first.
+    pub(super) is_scout: bool,
 }
 
 impl Watched {
@@ -74,6 +77,8 @@ pub(super) struct Closed {
     pub(super) blame: Blame,
     /// How many asked.
     pub(super) askers: usize,
+    /// How many of them were no scouts.
+    pub(super) others: usize,
     /// When it was over.
     pub(super) until: Timestamp,
 }
@@ -85,8 +90,8 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// A receiver asks; how many have asked for this loss by now, and since when, if it is the first time that
-    /// this one does.
+    /// A receiver asks; how many who are no scouts have asked for this loss by now, and since when anybody has, if it is
+    /// the first time that this one does and it is no scout.
     pub(super) fn ask(
         &mut self,
         now: Timestamp,
@@ -98,6 +103,7 @@ impl Losses {
             stream,
             numbers,
             shards,
+            is_scout,
         } = asked;
         let known = self.watched.iter_mut().find(|watched| {
             let overlaps = watched.numbers.intersect(numbers).is_some();
@@ -111,10 +117,11 @@ impl Losses {
                 until: now.plus_nanos(window_ns),
                 askers: [station; ASKERS_MAX],
                 count: 1,
+                others: usize::from(!is_scout),
                 shards,
                 alike: 1,
             });
-            return Some((1, now));
+            return (!is_scout).then_some((1, now));
         };
         let first = watched.numbers.first().min(numbers.first());
         let end = watched.numbers.end().max(numbers.end());
@@ -126,8 +133,9 @@ impl Losses {
             *place = station;
         }
         watched.count += 1;
+        watched.others += usize::from(!is_scout);
         watched.alike += usize::from(watched.shards == shards);
-        Some((watched.count, watched.begun))
+        (!is_scout).then_some((watched.others, watched.begun))
     }
 
     /// The oldest loss, once it is over or room is needed. `voices` are those who would have asked at once.
@@ -148,6 +156,7 @@ impl Losses {
             stream: watched.stream,
             blame: blame(&watched, ledger, scouts),
             askers: watched.count,
+            others: watched.others,
             until: watched.until,
         })
     }
@@ -178,19 +187,25 @@ fn blame(watched: &Watched, ledger: &Ledger, scouts: &[SourceId]) -> Blame {
     }
     // Per subnet: those who could be expected to ask, and those who did.
     let mut subnets = BTreeMap::<Subnet, (usize, usize)>::new();
-    for (station, account) in ledger.voices() {
-        if scouts.is_empty() || scouts.contains(&station) {
-            subnets.entry(account.subnet()).or_default().0 += 1;
-        }
-    }
-    for (station, account) in ledger.voices() {
-        let has_asked = watched.askers().contains(&station);
-        if has_asked && (scouts.is_empty() || scouts.contains(&station)) {
-            subnets.entry(account.subnet()).or_default().1 += 1;
+    let askers = watched.askers();
+    let mut count = |station: SourceId, account: &Account| {
+        let counts = subnets.entry(account.subnet()).or_default();
+        counts.0 += 1;
+        counts.1 += usize::from(askers.contains(&station));
+    };
+    if scouts.is_empty() {
+        ledger
+            .voices()
+            .for_each(|(station, account)| count(station, account));
+    } else {
+        for &scout in scouts {
+            if let Some(account) = ledger.voice(scout) {
+                count(scout, account);
+            }
         }
     }
     // More asked than were remembered by name: the known ones stand for all.
-    let scale = |asked: usize| asked * watched.count / watched.askers().len();
+    let scale = |asked: usize| asked * watched.count / askers.len();
     let voiced: Vec<_> = subnets
         .iter()
         .filter(|(_, (voices, _))| *voices > 0)
@@ -297,6 +312,7 @@ mod tests {
             stream: StreamId::new(GroupId(1), Lane::Routine),
             numbers: SeqRange::new(SeqNo(first), SeqNo(end)).unwrap(),
             shards: None,
+            is_scout: false,
         }
     }
 }

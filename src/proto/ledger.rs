@@ -216,6 +216,17 @@ impl Ledger {
         self.live(self.heard)
     }
 
+    /// One of them.
+    pub(super) fn voice(&self, station: SourceId) -> Option<&Account> {
+        let account = self.accounts.get(&station)?;
+        (self.heard.nanos_since(account.heard) < LIVE_NS).then_some(account)
+    }
+
+    /// How many have an account.
+    pub(super) fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
     /// Where a receiver sends from, and when it was heard last.
     pub(super) fn address(&self, station: SourceId) -> Option<(SocketAddr, Timestamp)> {
         let account = self.accounts.get(&station)?;

@@ -346,9 +346,7 @@ impl Sender {
         }
         let is_alone = verdict == Verdict::Alone;
         out.stats.nacks_alone += u64::from(is_alone);
-        let scouts = self.scouts.get(&stream.group());
-        let is_scout = scouts.is_some_and(|scouts| scouts.ids.contains(&station));
-        let is_lossy = !is_scout && self.ledger.is_lossy(station);
+        let is_lossy = !self.is_scout(station, stream.group()) && self.ledger.is_lossy(station);
         Ok(Asker {
             from,
             is_alone,
@@ -366,7 +364,8 @@ impl Sender {
         (range, shards): (SeqRange, Option<u8>),
         out: &mut Output,
     ) {
-        let grtt_ns = self.grtt.nanos();
+        let (grtt_ns, crowd) = (self.grtt.nanos(), self.crowd());
+        let is_scout = self.is_scout(station, stream.group());
         let backoff = self.backoffs.of_mut(stream.lane());
         let window_ns = hold_off_ns(grtt_ns, &self.tuning) + backoff.nanos() + grtt_ns;
         let end = range.end().min(range.first().plus(LOSS_LEN_MAX));
@@ -376,9 +375,10 @@ impl Sender {
             stream,
             numbers: range,
             shards,
+            is_scout,
         };
-        let askers = self.losses.ask(now, window_ns, asked);
-        if askers.is_some_and(|askers| backoff.asked(now, askers, grtt_ns)) {
+        let others = self.losses.ask(now, window_ns, asked);
+        if others.is_some_and(|others| backoff.asked(now, others, crowd)) {
             out.stats.backoff_raised += 1;
             self.scouts.clear();
             self.tell_backoff();
@@ -426,7 +426,7 @@ impl Sender {
 
     /// Judges the losses that nobody asks for any more.
     fn judge_losses(&mut self, now: Timestamp, out: &mut Output) {
-        let grtt_ns = self.grtt.nanos();
+        let crowd = self.crowd();
         loop {
             let is_raised = |lane| self.backoffs.of(lane).is_raised();
             let voices = self
@@ -440,11 +440,12 @@ impl Sender {
             };
             let over = backoff::Over {
                 askers: closed.askers,
+                others: closed.others,
                 is_common: matches!(closed.blame, Blame::Source | Blame::Subnet(_)),
                 until: closed.until,
             };
             let backoff = self.backoffs.of_mut(closed.stream.lane());
-            backoff.closed(now, over, self.group_size, grtt_ns);
+            backoff.closed(now, over, crowd);
             self.tell_backoff();
             let counter = match closed.blame {
                 Blame::Edge(_) => &mut out.stats.losses_edge,
@@ -476,7 +477,7 @@ impl Sender {
             .scouts
             .get(&group)
             .is_none_or(|scouts| scouts.until <= now);
-        if !is_due || self.group_size < SCOUTS_FROM {
+        if !is_due || self.crowd().receivers < SCOUTS_FROM {
             return;
         }
         let count = usize::from(self.tuning.scouts).min(SCOUTS_MAX);
@@ -519,7 +520,7 @@ impl Sender {
             }
         }
         out.stats.accounts_unbooked = self.ledger.unbooked;
-        if self.backoffs.pass(now, self.grtt.nanos()) {
+        if self.backoffs.pass(now, self.crowd()) {
             self.tell_backoff();
         }
         self.judge_losses(now, out);
@@ -575,6 +576,19 @@ impl Sender {
             self.pace_told
                 .extend(self.pacing.tell(now, &self.ledger, room));
         }
+    }
+
+    /// Those who may ask: as many as it was told, or has heard.
+    fn crowd(&self) -> backoff::Crowd {
+        backoff::Crowd {
+            receivers: self.group_size.max(self.ledger.len() as u64),
+            grtt_ns: self.grtt.nanos(),
+        }
+    }
+
+    fn is_scout(&self, station: SourceId, group: GroupId) -> bool {
+        let scouts = self.scouts.get(&group);
+        self.backoffs.is_raised() && scouts.is_some_and(|scouts| scouts.ids.contains(&station))
     }
 
     fn hold_off_ns(&self) -> u64 {

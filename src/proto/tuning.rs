@@ -131,9 +131,11 @@ pub(super) const BACKOFF_MAX_NS: u64 = 100_000_000;
 /// NACKs for one loss that a source bears without raising the back-off: a handful costs it less than a lone loser's wait
 /// costs the floor (R-BACK-3).
 pub(super) const NACKS_PER_EVENT_MAX: usize = 10;
+/// The back-off that says no more than that scouts ask first: the shortest that can be told.
+pub(super) const SCOUTS_ONLY_NS: u64 = 1_000;
 /// Losses after which the back-off is thought over (R-BACK-3).
 pub(super) const QUIET_EVENTS: u8 = 8;
-/// Of those, so many asked for each on average, or fewer: it is halved. Half the back-off brings twice the requests at
+/// Of those, so many asked for each on average beside the scouts, or fewer: it is halved. Half the back-off brings twice the requests at
 /// most, which is well below [`NACKS_PER_EVENT_MAX`] still.
 pub(super) const QUIET_ASKS: usize = 3;
 /// Time without any common loss after which the back-off is halved too.
@@ -141,8 +143,8 @@ pub(super) const QUIET_NS: u64 = 5_000_000_000;
 /// And after which it is given up altogether, and the scouts with it: what a floor loses in common once in some minutes
 /// (a trunk that flaps, an IGMP querier that has moved) it loses again.
 pub(super) const TRUST_NS: u64 = 600_000_000_000;
-/// Receivers from which on scouts are named: below, everybody may ask at once.
-pub(super) const SCOUTS_FROM: u64 = 16;
+/// Receivers from which on scouts are named: fewer are no more than a source bears.
+pub(super) const SCOUTS_FROM: u64 = NACKS_PER_EVENT_MAX as u64 + 1;
 /// What the others wait beside their draw, in quarters of GRTT: long enough for a repair that a scout asked for to be
 /// there first (R-SCOUT-2).
 pub(super) const SCOUTS_FIRST_QUARTERS: u64 = 5;
