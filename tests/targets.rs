@@ -234,7 +234,7 @@ fn bulk_under_independent_loss() {
 /// half is lost by somebody.
 #[test]
 fn notices_without_nacks() {
-    for interval_us in [1_000, 10_000] {
+    for interval_us in [300, 500, 1_000, 10_000] {
         let figures = Trial {
             interval: Duration::from_micros(interval_us),
             loss: 0.001,
@@ -246,6 +246,29 @@ fn notices_without_nacks() {
         figure(&label, format!("{unasked:.5}"));
         assert!(figures.events > 1_000, "{} datagrams lost", figures.events);
         assert_eq!(figures.missing, 0);
+        assert!(unasked >= 0.999, "{unasked}");
+    }
+}
+
+/// The same where a person says two or four things within a millisecond.
+#[test]
+fn notices_in_twos_and_fours_without_nacks() {
+    for together in [2, 4] {
+        let mut floor = Floor::new(500, true);
+        for node in floor.receivers.clone() {
+            floor.network.downlink(node).loss = Loss::Random(0.001);
+        }
+        let mut asked = 0;
+        let rows = 1_500;
+        for _ in 0..rows {
+            let before = floor.stats().nacks_received;
+            floor.stream(together);
+            floor.run(Duration::from_millis(5));
+            asked += u64::from(floor.stats().nacks_received > before);
+        }
+        let unasked = 1.0 - asked as f64 / (rows * together) as f64;
+        let label = format!("notices, {together} at a time: complete without NACK");
+        figure(&label, format!("{unasked:.5}"));
         assert!(unasked >= 0.999, "{unasked}");
     }
 }

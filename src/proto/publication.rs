@@ -18,8 +18,8 @@ use super::parity::{Asked, ParityOut};
 use super::terms::{TermBook, Terms};
 use super::transmit::Destination;
 use super::tuning::{
-    BLOCK_SHARDS, CLOSING_GAPS_NS, COPIES_PER_TAIL, EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS,
-    HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
+    BLOCK_SHARDS, CLOSING_GAPS_NS, COPIES_PER_TAIL, COPY_ROW_LEN, EMERGENCY_AGAIN_NS, Fec,
+    HEARTBEAT_MAX_NS, HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
 };
 
 /// A segment kept for sending and repair.
@@ -157,6 +157,8 @@ pub(super) struct Publication {
     tail: SeqNo,
     /// Heartbeats that carry it again.
     copies_left: u8,
+    /// Datagrams of new data since the last pause.
+    row_len: u32,
     /// The next number to be sent again because it is an emergency.
     again: SeqNo,
     heartbeat_due: Timestamp,
@@ -188,6 +190,7 @@ impl Publication {
             terms: TermBook::default(),
             tail: SeqNo::ZERO,
             copies_left: 0,
+            row_len: 0,
             again: SeqNo::ZERO,
             slots: VecDeque::new(),
             bytes: 0,
@@ -494,23 +497,32 @@ impl Publication {
     }
 
     /// A datagram with new data from `first` on has been written: its copies may follow (R-COPY-1).
-    pub(super) fn begin_tail(&mut self, first: SeqNo) {
+    pub(super) fn begin_tail(&mut self, now: Timestamp, first: SeqNo) {
+        let before = first.0.checked_sub(1).and_then(|seq| self.slot(SeqNo(seq)));
+        let pause_ns = before.map_or(u64::MAX, |before| now.nanos_since(before.sent));
+        self.row_len = if pause_ns >= self.tuning.heartbeat_first_ns {
+            1
+        } else {
+            self.row_len.saturating_add(1)
+        };
         self.tail = first;
         self.copies_left = COPIES_PER_TAIL;
     }
 
     /// The last datagram with new data, if it may be carried again: not where there is parity, not once it has been carried
-    /// often enough, and not before the first heartbeat would carry it. What is sent in a row shows its losses by itself,
-    /// within a round trip and at no cost, and a burst would take the copy too (R-COPY-1).
+    /// often enough, and not before the first heartbeat would carry it, unless it is one of a few. What is sent in a long
+    /// row shows its losses by itself, within a round trip and at no cost, and a burst would take the copy too (R-COPY-1).
     pub(super) fn tail(&self, now: Timestamp) -> Option<Tail> {
         let is_wanted = self.tuning.copies && !self.is_coded() && self.copies_left > 0;
         let tail = SeqRange::new(self.tail.max(self.trail), self.unsent)?;
         let again_ns = self.tuning.heartbeat_first_ns;
         let sent = self.slot(tail.last())?.sent;
-        let is_old_enough = sent < now && now.nanos_since(sent) >= again_ns;
+        let is_first_copy = self.copies_left == COPIES_PER_TAIL;
+        let is_of_few = is_first_copy && self.row_len <= COPY_ROW_LEN;
+        let is_old_enough = sent < now && (now.nanos_since(sent) >= again_ns || is_of_few);
         (is_wanted && is_old_enough).then_some(Tail {
             numbers: tail,
-            is_first_copy: self.copies_left == COPIES_PER_TAIL,
+            is_first_copy,
         })
     }
 

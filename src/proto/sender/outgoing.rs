@@ -275,7 +275,7 @@ impl Sender {
                     segments += 1;
                 }
                 if publication.unsent() > first {
-                    publication.begin_tail(first);
+                    publication.begin_tail(now, first);
                 }
                 if is_full {
                     return;
