@@ -149,6 +149,7 @@ impl Blocks {
             set.map_or((0, 0, 0), |set| (set.len, set.next_index, set.shards.len()));
         let missing = self.missing(first, known.max(len), window);
         let shards = u8::try_from(missing.saturating_sub(held as u64)).ok()?;
+        let len = known.max(len);
         (shards > 0 && self.can_mend(first)).then_some(BlockNeed {
             block: Block { first, len },
             shards,

@@ -126,7 +126,7 @@ impl ParityOut {
     }
 
     /// A receiver needs shards of a block of which `len` numbers have been sent (R-NEED-3): it counts those that it knows
-    /// of, so what is in flight is not sent twice.
+    /// of, so what is in flight is not sent twice. Parity of what the block was is good enough for whoever knows of no more.
     pub(super) fn ask(
         &mut self,
         now: Timestamp,
@@ -142,12 +142,11 @@ impl ParityOut {
             has_been_asked: false,
         };
         let owed = self.owed.entry(need.block.first).or_insert(fresh);
-        if owed.len != len {
+        if need.block.len.min(len) > owed.len {
             // The block has grown since: its old parity mends nothing new.
             *owed = fresh;
         }
-        owed.has_been_asked = true;
-        let known = if need.block.len == len {
+        let known = if need.block.len == owed.len {
             need.next_index.min(owed.sent)
         } else {
             0
@@ -166,6 +165,8 @@ impl ParityOut {
             return Asked::HeldOff;
         }
         let more = (target - owed.target).min(need.shards);
+        // Whoever asked before what goes out unasked could come needed no more than that.
+        owed.has_been_asked = true;
         if usize::from(target) > BLOCK_SHARDS {
             // All of them have been out: begin anew, those that were lost are of use again.
             owed.sent = 0;
@@ -409,6 +410,41 @@ mod tests {
             parity.peek().map(|(block, index)| (block.len, index)),
             Some((20, 0))
         );
+    }
+
+    #[test]
+    fn parity_of_what_the_block_was_serves_whoever_knows_no_more() {
+        let mut parity = ParityOut::new(Fec::Measured);
+        let knows = |len, shards, next_index| BlockNeed {
+            block: Block {
+                first: SeqNo(64),
+                len,
+            },
+            ..need(shards, next_index)
+        };
+        parity.ask(NOW, knows(10, 1, 0), 10, HOLD_OFF_NS);
+        drain(&mut parity, NOW);
+        let again = parity.ask(NOW, knows(9, 1, 0), 12, HOLD_OFF_NS);
+        assert_eq!(again, Asked::HeldOff);
+        let more = parity.ask(NOW, knows(10, 1, 1), 12, HOLD_OFF_NS);
+        assert_eq!(more, Asked::More(1));
+        assert_eq!(parity.peek().map(|(block, _)| block.len), Some(10));
+        parity.ask(NOW, knows(11, 1, 0), 12, HOLD_OFF_NS);
+        assert_eq!(parity.peek().map(|(block, _)| block.len), Some(12));
+    }
+
+    #[test]
+    fn whoever_asks_for_what_comes_unasked_needed_no_more() {
+        let mut parity = ParityOut::new(Fec::Measured);
+        parity.unasked = 2;
+        for n in 0..u64::from(PROACTIVE_BLOCKS) + 2 {
+            parity.block_sent(SeqNo(64 * (n + 1)));
+            let mut need = need(parity.unasked(), 0);
+            need.block.first = SeqNo(64 * n);
+            assert_eq!(parity.ask(NOW, need, 64, HOLD_OFF_NS), Asked::HeldOff);
+            drain(&mut parity, NOW);
+        }
+        assert_eq!(parity.unasked(), 1);
     }
 
     #[test]

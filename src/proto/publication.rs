@@ -18,8 +18,9 @@ use super::parity::{Asked, ParityOut};
 use super::terms::{TermBook, Terms};
 use super::transmit::Destination;
 use super::tuning::{
-    BLOCK_SHARDS, CLOSING_GAPS_NS, COPIES_PER_TAIL, COPY_ROW_LEN, EMERGENCY_AGAIN_NS, Fec,
-    HEARTBEAT_MAX_NS, HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
+    BLOCK_SHARDS, BLOCK_WAIT_NS, CLOSING_GAPS_NS, COPIES_PER_TAIL, COPY_ROW_LEN,
+    EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS, HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX,
+    REPAIR_BURST_BYTES_LEN, Tuning,
 };
 
 /// A segment kept for sending and repair.
@@ -301,7 +302,8 @@ impl Publication {
         config: &Config,
     ) -> Result<Published, Full> {
         self.accepts(payload.len(), config)?;
-        let count = segments(payload.len(), config);
+        let payload_bytes = payload.len();
+        let count = segments(payload_bytes, config);
         let evicted = self.make_room(count, payload.len(), config);
         let first = self.next();
         self.bytes += payload.len();
@@ -309,7 +311,7 @@ impl Publication {
         if count == 1 {
             self.push(Place::Whole, payload);
         } else {
-            self.cut(payload, segment_bytes(config));
+            self.cut(payload, self.part_bytes(payload_bytes, count, config));
         }
         let range = SeqRange::new(first, self.next()).expect("at least one segment was added");
         let has_superseded = self.terms.publish(range, terms, self.unsent);
@@ -331,6 +333,17 @@ impl Publication {
             sent: Timestamp::ZERO,
             offset,
         });
+    }
+
+    /// Bytes of a message in each of its parts but the last. In a coded stream the parts are alike: a short last one would
+    /// cost as much parity as a full one (R-SEG-2).
+    fn part_bytes(&self, bytes: usize, count: usize, config: &Config) -> usize {
+        if self.is_coded() {
+            // The first part has its total beside it. Even, since shards are.
+            (bytes + 4).div_ceil(count).next_multiple_of(2)
+        } else {
+            segment_bytes(config)
+        }
     }
 
     fn cut(&mut self, mut payload: Bytes, segment_bytes: usize) {
@@ -485,7 +498,7 @@ impl Publication {
         self.note_block(seq);
         self.pass_skipped();
         // Heartbeats start anew behind the last data, but under steady data one still goes out now and then.
-        let first_ns = self.tuning.heartbeat_first_ns;
+        let first_ns = self.heartbeat_first_ns();
         self.heartbeat_gap_ns = first_ns;
         let soon = now.plus_nanos(first_ns);
         let since = *self.steady_since.get_or_insert(now);
@@ -494,6 +507,16 @@ impl Publication {
             Some(_) if self.has_unsent() => Timestamp::FAR_FUTURE,
             Some(_) => now,
         };
+    }
+
+    /// The first heartbeat's distance from the last data. In a coded stream receivers wait for the rest of a block anyway.
+    fn heartbeat_first_ns(&self) -> u64 {
+        let first_ns = self.tuning.heartbeat_first_ns;
+        if self.is_coded() {
+            first_ns.max(BLOCK_WAIT_NS)
+        } else {
+            first_ns
+        }
     }
 
     /// A datagram with new data from `first` on has been written: its copies may follow (R-COPY-1).

@@ -16,10 +16,10 @@ use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
 use super::tuning::{
-    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_WAIT_NS, PARITY_ASKS_MAX, REPORT_AFTER_LEN,
-    REPORT_GAP_MIN_NS, REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT,
-    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, SCOUTS_HOLD_NS, Tuning, report_gap_ns,
-    urgent_report_gap_ns,
+    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_PAUSE_MAX_NS, BLOCK_WAIT_NS, BLOCK_WAIT_PAUSES,
+    PARITY_ASKS_MAX, REPORT_AFTER_LEN, REPORT_GAP_MIN_NS, REPORT_SPREAD_MAX_NS,
+    REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
+    SCOUTS_FIRST_QUARTERS, SCOUTS_HOLD_NS, Tuning, report_gap_ns, urgent_report_gap_ns,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
@@ -59,6 +59,9 @@ pub(super) struct Reception {
     window: ReceiveWindow,
     /// Parity and what it needs, where the stream is coded.
     blocks: Option<Box<Blocks>>,
+    /// When its lead last went on there, and the longest pause before that lately.
+    went_on: Timestamp,
+    pause_ns: u64,
     /// Where this life of the receiver began.
     began: SeqNo,
     /// Numbers that came only after they had been found missing, and those given up, ever. Counted when that is certain and
@@ -117,6 +120,8 @@ impl Reception {
             joined: start,
             window: ReceiveWindow::new(start, len_max.get()),
             blocks: None,
+            went_on: Timestamp::ZERO,
+            pause_ns: 0,
             began: start,
             missed: 0,
             assembly: None,
@@ -224,6 +229,9 @@ impl Reception {
         rng: &mut Rng,
     ) -> Result<Inserted, Discard> {
         let end = self.window.high_water();
+        if self.blocks.is_some() && seq >= end {
+            self.note_pace(now);
+        }
         let due = if seq > end {
             now.plus_nanos(self.wait_ns(seq, path, rng))
         } else {
@@ -280,12 +288,27 @@ impl Reception {
     /// request then speaks for all that the block lacks (R-NEED-2).
     fn wait_ns(&self, seq: SeqNo, path: Path, rng: &mut Rng) -> u64 {
         let wait = self.draw_ns(path, rng);
-        let is_block_over = Block::first_of(seq) >= self.window.high_water();
+        let is_block_over = Block::first_of(seq) > self.window.high_water();
         if self.blocks.is_some() && !is_block_over {
-            wait + BLOCK_WAIT_NS
+            wait + self.block_wait_ns()
         } else {
             wait
         }
+    }
+
+    /// New data has come: after a pause that is the longest for about a block, or one that is forgotten within that.
+    fn note_pace(&mut self, now: Timestamp) {
+        let pause_ns = now.nanos_since(self.went_on);
+        self.went_on = now;
+        self.pause_ns -= self.pause_ns / BLOCK_LEN;
+        if pause_ns <= BLOCK_PAUSE_MAX_NS {
+            self.pause_ns = self.pause_ns.max(pause_ns);
+        }
+    }
+
+    /// How long an unfinished block is given to go on (R-NEED-2).
+    fn block_wait_ns(&self) -> u64 {
+        BLOCK_WAIT_NS.max(BLOCK_WAIT_PAUSES * self.pause_ns)
     }
 
     /// A segment beyond all others came. In the same block: its gaps go on waiting for the rest. In a later block: what
@@ -300,9 +323,10 @@ impl Reception {
         rng: &mut Rng,
     ) -> Inserted {
         let first = Block::first_of(seq);
-        if self.blocks.is_some() && first < end && seq >= end && self.window.has_gaps() {
+        if self.blocks.is_some() && seq >= end && self.window.has_gaps() {
             // The block goes on: its gaps wait for the rest of it.
-            self.window.put_off(first, now.plus_nanos(BLOCK_WAIT_NS));
+            let wait_ns = self.block_wait_ns();
+            self.window.put_off(first, now.plus_nanos(wait_ns));
         }
         if self.blocks.is_some() && first >= end && self.window.has_gaps() {
             let due = now.plus_nanos(self.draw_ns(path, rng));
@@ -368,8 +392,20 @@ impl Reception {
         if next <= self.window.high_water() {
             return false;
         }
-        let due = now.plus_nanos(self.wait_ns(next, path, rng));
+        // A silence before that counts: it is the rest of the block that is waited for.
+        let silent_ns = now.nanos_since(self.went_on);
+        let wait_ns = match self.blocks {
+            Some(_) => self.wait_ns(next, path, rng).saturating_sub(silent_ns),
+            None => self.wait_ns(next, path, rng),
+        };
+        let due = now.plus_nanos(wait_ns);
         let shows_gap = self.window.extend(next, due);
+        if shows_gap && self.blocks.is_some() {
+            // Of what it shows the last block may go on.
+            let rest_ns = self.block_wait_ns().saturating_sub(silent_ns);
+            let first = Block::first_of(next);
+            self.window.put_off(first, now.plus_nanos(rest_ns));
+        }
         if shows_gap {
             self.nack_due = self.nack_due.min(due);
         }

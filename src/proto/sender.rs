@@ -93,6 +93,8 @@ struct Scouts {
     ids: Vec<SourceId>,
     /// Then they are chosen anew.
     until: Timestamp,
+    /// Then they are named again.
+    tell_due: Timestamp,
 }
 
 /// What a NACK is answered with at once, by whoever it came from.
@@ -472,7 +474,7 @@ impl Sender {
     }
 
     /// Chooses who asks first in a group, once a second at most.
-    fn name_scouts(&mut self, now: Timestamp, group: GroupId) {
+    fn choose_scouts(&mut self, now: Timestamp, group: GroupId) {
         let is_due = self
             .scouts
             .get(&group)
@@ -484,6 +486,7 @@ impl Sender {
         let scouts = Scouts {
             ids: self.ledger.choose_scouts(now, group, count),
             until: now.plus_nanos(SCOUTS_EVERY_NS),
+            tell_due: now,
         };
         self.scouts.insert(group, scouts);
     }

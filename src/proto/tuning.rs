@@ -151,7 +151,10 @@ pub(super) const SCOUTS_FIRST_QUARTERS: u64 = 5;
 /// How often scouts are chosen anew, so that those who have left are replaced.
 pub(super) const SCOUTS_EVERY_NS: u64 = 1_000_000_000;
 
-/// How long what was said of scouts holds: the source names them with every heartbeat while its back-off is raised.
+/// How often they are named, with a heartbeat: nine words of that may be lost before receivers forget. Eight ids are as long
+/// as the heartbeat itself, of which a slow stream sends thousands a second.
+pub(super) const SCOUTS_TELL_NS: u64 = 200_000_000;
+/// How long what was said of scouts holds.
 pub(super) const SCOUTS_HOLD_NS: u64 = 2 * HEARTBEAT_MAX_NS;
 
 /// A round-trip time that a source claims is believed down to this: below, its heartbeats could draw NACKs without end
@@ -231,10 +234,15 @@ pub(super) const EVENTS_MAX: usize = 32;
 /// Receivers remembered by name for one loss; further ones are only counted.
 pub(super) const ASKERS_MAX: usize = 64;
 
-/// How long the gap in an unfinished block waits for the next segment of the block before it is asked for (R-NEED-2): as
-/// long as more comes, one request at its end speaks for all that it lacks. Parity of half a block is of no use to the
-/// whole.
+/// How long the gap in an unfinished block waits for the next segment of the block at least before it is asked for
+/// (R-NEED-2): as long as more comes, one request at its end speaks for all that it lacks. Parity of half a block is of no
+/// use to the whole.
 pub(super) const BLOCK_WAIT_NS: u64 = 2_000_000;
+/// It waits for so many times the longest pause within the last block or so: the stream may well go on, and one segment
+/// that is lost makes a pause of two.
+pub(super) const BLOCK_WAIT_PAUSES: u64 = 4;
+/// Pauses longer than this are none of the stream's pace: what comes so seldom is not waited for.
+pub(super) const BLOCK_PAUSE_MAX_NS: u64 = 50_000_000;
 /// Parity shards that go out unasked at most, where losses are measured: a quarter of a block. What needs more is not
 /// loss but a broken cable.
 pub(super) const PROACTIVE_MAX: u8 = 16;

@@ -253,7 +253,7 @@ impl Trial {
             self.publish(network, source, 0);
             network.run_for(Duration::from_nanos(gap_ns));
         }
-        let has_copies = self.source.tuning.copies;
+        let has_copies = self.source.tuning.copies && self.lane != Lane::Bulk;
         let stream = if has_copies { WARM_UP_STREAM } else { 0 };
         for _ in 0..stream {
             self.publish(network, source, 0);

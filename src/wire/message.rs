@@ -783,7 +783,7 @@ pub struct Need<'a> {
 /// What one block needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockNeed {
-    /// The block, and how much of it the shards covered that the receiver has heard; 0: it has heard none.
+    /// The block, and how many of its numbers the receiver knows of; as many as the shards cover that `next_index` counts.
     pub block: Block,
     /// How many more shards mend it, 1 to [`BLOCK_LEN`].
     pub shards: u8,

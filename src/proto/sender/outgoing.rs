@@ -13,7 +13,7 @@ use crate::proto::output::Output;
 use crate::proto::pacer::Bucket;
 use crate::proto::publication::{Publication, Tail};
 use crate::proto::transmit::{Destination, Identity, TransmitBatch};
-use crate::proto::tuning::COPY_BYTES_MAX;
+use crate::proto::tuning::{COPY_BYTES_MAX, SCOUTS_TELL_NS};
 
 impl Sender {
     /// Writes what is due until the batch is full: repairs and new data, each within its own budget, so neither keeps
@@ -325,12 +325,12 @@ impl Sender {
         let group = first.stream.group();
         let has_scouts = self.backoffs.is_raised();
         if has_scouts {
-            self.name_scouts(now, group);
+            self.choose_scouts(now, group);
         }
         let (grtt, group_size) = (self.grtt.quantized(), self.told_size());
         let (publications, scouts, copies) = (
             &mut self.publications,
-            self.scouts.get(&group),
+            self.scouts.get_mut(&group),
             &mut self.copies,
         );
         let bytes = batch.write(Destination::Group(group), identity, |writer| {
@@ -350,8 +350,13 @@ impl Sender {
                 stats.heartbeats_sent += 1;
                 is_beating[lane as usize] = true;
             }
-            if let Some(scouts) = scouts.filter(|scouts| has_scouts && !scouts.ids.is_empty()) {
-                writer.scouts(&scouts.ids);
+            if let Some(scouts) = scouts
+                && has_scouts
+                && scouts.tell_due <= now
+                && !scouts.ids.is_empty()
+                && writer.scouts(&scouts.ids)
+            {
+                scouts.tell_due = now.plus_nanos(SCOUTS_TELL_NS);
             }
             for lane in Lane::ALL
                 .into_iter()
