@@ -15,6 +15,9 @@ use super::tuning::{
     PACE_AGAIN_NS, PACE_EVERY_NS, PACE_TIMES, PATIENCE_NS,
 };
 
+/// Receivers that are told of a change of their pace, stream by stream: as many as a source keeps accounts of. Further ones
+/// find out by themselves: they are served alone, told or not.
+const TELLS_MAX: usize = super::tuning::ACCOUNTS_MAX;
 /// A quorum's mark is reckoned at most this often: a thousand times a second, whoever reports.
 const QUORUM_EVERY_NS: u64 = 1_000_000;
 
@@ -209,6 +212,10 @@ impl Pacing {
             self.look_at(now, publication, ledger, report_gap_ns, changed);
         }
         for &(station, stream, change) in &*changed {
+            let is_known = self.tells.contains_key(&(station, stream));
+            if !is_known && self.tells.len() >= TELLS_MAX {
+                continue;
+            }
             let tell = Tell {
                 is_behind: change != PaceChange::Rejoined,
                 times: 0,

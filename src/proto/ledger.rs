@@ -126,8 +126,7 @@ pub(super) struct Account {
     asked_lately: u64,
     /// It has reported since then.
     has_reported: bool,
-    recent: u64,
-    faded: Timestamp,
+    recent: Fading,
     nack_bucket: Bucket,
     repair_bucket: Bucket,
 }
@@ -137,18 +136,27 @@ impl Account {
     pub(super) fn subnet(&self) -> Subnet {
         Subnet::of(self.from.ip())
     }
+}
 
-    fn fade(&mut self, now: Timestamp) -> u64 {
+/// A count that fades by half each [`FADE_NS`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Fading {
+    count: u64,
+    faded: Timestamp,
+}
+
+impl Fading {
+    fn at(&self, now: Timestamp) -> u64 {
         let halvings = now.nanos_since(self.faded) / FADE_NS;
-        if halvings > 0 {
-            let before = self.recent;
-            self.recent = before
-                .checked_shr(u32::try_from(halvings).unwrap_or(64))
-                .unwrap_or(0);
-            self.faded = self.faded.plus_nanos(halvings * FADE_NS);
-            return before - self.recent;
-        }
-        0
+        let halvings = u32::try_from(halvings).unwrap_or(u32::MAX);
+        self.count.checked_shr(halvings).unwrap_or(0)
+    }
+
+    fn add(&mut self, now: Timestamp, count: u64) {
+        self.count = self.at(now).saturating_add(count);
+        self.faded = self
+            .faded
+            .plus_nanos(now.nanos_since(self.faded) / FADE_NS * FADE_NS);
     }
 }
 
@@ -168,7 +176,7 @@ pub(super) enum Verdict {
 pub(super) struct Ledger {
     accounts: BTreeMap<SourceId, Account>,
     repair_rate: Rate,
-    recent_total: u64,
+    recent_total: Fading,
     subnet_losses: BTreeMap<Subnet, u64>,
     /// Those for whom there was no account share these.
     strangers: Bucket,
@@ -191,7 +199,7 @@ impl Ledger {
         Self {
             accounts: BTreeMap::new(),
             repair_rate,
-            recent_total: 0,
+            recent_total: Fading::default(),
             subnet_losses: BTreeMap::new(),
             strangers: nack_bucket(),
             unbooked: 0,
@@ -383,8 +391,7 @@ impl Ledger {
                 missed_lately: 0,
                 asked_lately: 0,
                 has_reported: false,
-                recent: 0,
-                faded: now,
+                recent: Fading::default(),
                 nack_bucket: nack_bucket(),
                 repair_bucket: Bucket::new(
                     Rate::try_from(share).unwrap_or(Rate::MIN),
@@ -470,41 +477,32 @@ impl Ledger {
         account.asked_lately += numbers;
         account.repairs += repairs;
         account.repair_bucket.spend(now, bytes);
-        let faded = account.fade(now);
-        account.recent += numbers;
-        self.recent_total = (self.recent_total + numbers).saturating_sub(faded);
+        account.recent.add(now, numbers);
+        self.recent_total.add(now, numbers);
     }
 
     /// Whether a receiver asks for far more than the others: its losses are its own.
-    pub(super) fn is_lossy(&self, station: SourceId) -> bool {
-        let mean = self.recent_total / self.accounts.len().max(1) as u64;
-        let recent = self
-            .accounts
-            .get(&station)
-            .map_or(0, |account| account.recent);
+    pub(super) fn is_lossy(&self, now: Timestamp, station: SourceId) -> bool {
+        let mean = self.recent_total.at(now) / self.accounts.len().max(1) as u64;
+        let account = self.accounts.get(&station);
+        let recent = account.map_or(0, |account| account.recent.at(now));
         recent >= LOSSY_MIN && recent > LOSSY_TIMES * mean
     }
 
     /// Up to `count` receivers of `group` that are to ask first, spread evenly over the subnets and addresses of those heard lately;
     /// the lossy are left out, since their losses are not the floor's (R-SCOUT-1).
     pub(super) fn choose_scouts(
-        &mut self,
+        &self,
         now: Timestamp,
         group: GroupId,
         count: usize,
     ) -> Vec<SourceId> {
-        let mut total = 0;
-        for account in self.accounts.values_mut() {
-            account.fade(now);
-            total += account.recent;
-        }
-        self.recent_total = total;
         let mut candidates: Vec<_> = self
             .voices()
             .filter(|(station, account)| {
                 let listens = account.marks.keys().any(|stream| stream.group() == group);
                 let is_behind = account.marks.values().any(|mark| mark.is_behind);
-                listens && !is_behind && !self.is_lossy(*station)
+                listens && !is_behind && !self.is_lossy(now, *station)
             })
             .map(|(station, account)| (account.subnet(), account.from, station))
             .collect();

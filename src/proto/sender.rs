@@ -242,7 +242,8 @@ impl Sender {
         let lost = report.lost();
         let told = Told {
             session,
-            through: report.through,
+            // It cannot have come further than we have.
+            through: report.through.min(publication.unsent()),
             missed: report.missed,
             evicted: lost.filter(|run| run.first() < publication.trail()).last(),
         };
@@ -348,7 +349,8 @@ impl Sender {
         }
         let is_alone = verdict == Verdict::Alone;
         out.stats.nacks_alone += u64::from(is_alone);
-        let is_lossy = !self.is_scout(station, stream.group()) && self.ledger.is_lossy(station);
+        let is_lossy =
+            !self.is_scout(station, stream.group()) && self.ledger.is_lossy(now, station);
         Ok(Asker {
             from,
             is_alone,
