@@ -48,6 +48,15 @@ enum Repair {
     Sent(Timestamp, Destination),
 }
 
+/// When repairs go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Before new data.
+    First,
+    /// After everything else, to receivers that stand back (R-BUDGET-2).
+    Last,
+}
+
 /// Who asks, and how it is to be answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
@@ -231,7 +240,7 @@ impl Publication {
 
     /// When repairs may go out; never when there are none.
     pub(super) fn repairs_due(&self) -> Timestamp {
-        let has_some = !self.repairs.is_empty() || self.has_skips() || self.has_parity();
+        let has_some = !self.repairs.is_empty() || self.has_skips() || self.has_parity(Turn::First);
         if has_some {
             self.repairs_due
         } else {
@@ -241,7 +250,7 @@ impl Publication {
 
     /// Whether repairs wait for receivers that stand back.
     pub(super) fn has_alone(&self) -> bool {
-        !self.alone.is_empty() || self.has_parity_alone()
+        !self.alone.is_empty() || self.has_parity(Turn::Last)
     }
 
     pub(super) fn advert(&self, now: Timestamp) -> Advert {
@@ -585,36 +594,32 @@ impl Publication {
         self.again = seq.plus(1);
     }
 
-    /// The next segment to repair, and for whom. What has left the window or was taken back meanwhile is dropped.
-    pub(super) fn peek_repair(&mut self) -> Option<(SeqNo, Destination)> {
-        while let Some(&seq) = self.repairs.front() {
-            if let Some(&Slot {
-                repair: Repair::Queued(to),
-                ..
-            }) = self.slot(seq)
-                && self.terms.skipped(seq).is_none()
-            {
-                return Some((seq, to));
-            }
-            self.repairs.pop_front();
+    /// The next segment to repair in this turn, and for whom. What has left the window or was taken back meanwhile is
+    /// dropped.
+    pub(super) fn peek_repair(&mut self, turn: Turn) -> Option<(SeqNo, Destination)> {
+        loop {
+            let seq = match turn {
+                Turn::First => *self.repairs.front()?,
+                Turn::Last => *self.alone.first()?,
+            };
+            let repair = self.slot(seq).map(|slot| slot.repair);
+            let to = match (turn, repair) {
+                (Turn::First, Some(Repair::Queued(to))) => Some(to),
+                (Turn::Last, Some(Repair::QueuedAlone(to))) => Some(to),
+                _ => None,
+            };
+            match to.filter(|_| self.terms.skipped(seq).is_none()) {
+                Some(to) => return Some((seq, to)),
+                None => self.pop_repair(turn),
+            };
         }
-        None
     }
 
-    /// The next segment to repair for one who stands back.
-    pub(super) fn peek_alone(&mut self) -> Option<(SeqNo, Destination)> {
-        while let Some(&seq) = self.alone.first() {
-            if let Some(&Slot {
-                repair: Repair::QueuedAlone(to),
-                ..
-            }) = self.slot(seq)
-                && self.terms.skipped(seq).is_none()
-            {
-                return Some((seq, to));
-            }
-            self.alone.pop_first();
+    fn pop_repair(&mut self, turn: Turn) -> Option<SeqNo> {
+        match turn {
+            Turn::First => self.repairs.pop_front(),
+            Turn::Last => self.alone.pop_first(),
         }
-        None
     }
 
     pub(super) fn segment(&self, seq: SeqNo) -> Option<Segment<'_>> {
@@ -622,21 +627,9 @@ impl Publication {
     }
 
     /// The segment that `peek_repair` gave has been sent.
-    pub(super) fn mark_repaired(&mut self, now: Timestamp) {
-        if let Some(seq) = self.repairs.pop_front() {
-            self.mark_repair_of(now, seq);
-        }
-    }
-
-    /// The segment that `peek_alone` gave has been sent.
-    pub(super) fn mark_alone(&mut self, now: Timestamp) {
-        if let Some(seq) = self.alone.pop_first() {
-            self.mark_repair_of(now, seq);
-        }
-    }
-
-    fn mark_repair_of(&mut self, now: Timestamp, seq: SeqNo) {
-        if let Some(slot) = self.slot_mut(seq)
+    pub(super) fn mark_repaired(&mut self, now: Timestamp, turn: Turn) {
+        if let Some(seq) = self.pop_repair(turn)
+            && let Some(slot) = self.slot_mut(seq)
             && let Repair::Queued(to) | Repair::QueuedAlone(to) = slot.repair
         {
             slot.repair = Repair::Sent(now, to);
@@ -803,29 +796,30 @@ impl Publication {
         }
     }
 
-    pub(super) fn has_parity(&self) -> bool {
-        self.parity.as_ref().is_some_and(ParityOut::is_waiting)
+    pub(super) fn has_parity(&self, turn: Turn) -> bool {
+        self.parity.as_ref().is_some_and(|parity| match turn {
+            Turn::First => parity.is_waiting(),
+            Turn::Last => parity.peek_alone().is_some(),
+        })
     }
 
     pub(super) fn has_skips(&self) -> bool {
         self.terms.has_untold()
     }
 
-    /// The next parity shard to send: its block, its index and its bytes.
-    pub(super) fn peek_parity(&mut self) -> Option<(Block, u8, &[u8])> {
-        let (block, index) = self.parity.as_ref()?.peek()?;
-        Some((block, index, self.shard(block, index)?))
-    }
-
-    pub(super) fn has_parity_alone(&self) -> bool {
-        self.parity
-            .as_ref()
-            .is_some_and(|parity| parity.peek_alone().is_some())
-    }
-
-    /// The same for a receiver that stands back.
-    pub(super) fn peek_parity_alone(&mut self) -> Option<(SocketAddr, Block, u8, &[u8])> {
-        let (to, block, index) = self.parity.as_ref()?.peek_alone()?;
+    /// The next parity shard to send in this turn: for whom, its block, its index and its bytes.
+    pub(super) fn peek_parity(&mut self, turn: Turn) -> Option<(Destination, Block, u8, &[u8])> {
+        let parity = self.parity.as_ref()?;
+        let (to, block, index) = match turn {
+            Turn::First => {
+                let (block, index) = parity.peek()?;
+                (Destination::Group(self.stream.group()), block, index)
+            }
+            Turn::Last => {
+                let (to, block, index) = parity.peek_alone()?;
+                (Destination::Unicast(to), block, index)
+            }
+        };
         Some((to, block, index, self.shard(block, index)?))
     }
 
@@ -838,24 +832,24 @@ impl Publication {
     }
 
     /// What `peek_parity` could not give is never asked again.
-    pub(super) fn drop_parity(&mut self) {
-        if let Some(parity) = &mut self.parity {
-            parity.drop_unsendable(self.trail);
-        }
-    }
-
-    /// The shard that `peek_parity_alone` gave has been sent.
-    pub(super) fn mark_parity_alone(&mut self, now: Timestamp) {
-        if let Some(parity) = &mut self.parity {
-            parity.mark_alone(now);
+    pub(super) fn drop_parity(&mut self, now: Timestamp, turn: Turn) {
+        match (&mut self.parity, turn) {
+            (Some(parity), Turn::First) => parity.drop_unsendable(self.trail),
+            (Some(parity), Turn::Last) => parity.mark_alone(now),
+            (None, _) => {}
         }
     }
 
     /// The shard that `peek_parity` gave has been sent; whether that was unasked.
-    pub(super) fn mark_parity(&mut self, now: Timestamp) -> bool {
-        self.parity
-            .as_mut()
-            .is_some_and(|parity| parity.mark_sent(now))
+    pub(super) fn mark_parity(&mut self, now: Timestamp, turn: Turn) -> bool {
+        match (&mut self.parity, turn) {
+            (Some(parity), Turn::First) => parity.mark_sent(now),
+            (Some(parity), Turn::Last) => {
+                parity.mark_alone(now);
+                false
+            }
+            (None, _) => false,
+        }
     }
 
     /// What is to be told to all as never coming.
@@ -1108,11 +1102,14 @@ mod tests {
         let mut glutton = asker(1);
         (glutton.is_alone, glutton.is_lossy) = (true, true);
         publication.handle_nack(now, glutton, [range(3, 5)].into_iter(), 1_000);
-        assert_eq!(publication.peek_repair(), None);
+        assert_eq!(publication.peek_repair(Turn::First), None);
         publication.handle_nack(now, asker(2), [range(3, 4)].into_iter(), 1_000);
         let to = |port| Destination::Unicast(addr(port));
-        assert_eq!(publication.peek_repair(), Some((SeqNo(3), to(2))));
-        assert_eq!(publication.peek_alone(), Some((SeqNo(4), to(1))));
+        assert_eq!(
+            publication.peek_repair(Turn::First),
+            Some((SeqNo(3), to(2)))
+        );
+        assert_eq!(publication.peek_repair(Turn::Last), Some((SeqNo(4), to(1))));
     }
 
     #[test]
@@ -1121,16 +1118,16 @@ mod tests {
         let now = Timestamp::ZERO;
         publication.handle_nack(now, asker(1), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
-            publication.peek_repair(),
+            publication.peek_repair(Turn::First),
             Some((SeqNo(3), Destination::Unicast(addr(1))))
         );
         publication.handle_nack(now, asker(2), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
-            publication.peek_repair(),
+            publication.peek_repair(Turn::First),
             Some((SeqNo(3), Destination::Group(GroupId(1))))
         );
-        publication.mark_repaired(now);
-        assert_eq!(publication.peek_repair(), None);
+        publication.mark_repaired(now, Turn::First);
+        assert_eq!(publication.peek_repair(Turn::First), None);
     }
 
     #[test]
@@ -1138,18 +1135,21 @@ mod tests {
         let mut publication = publication(10);
         let at = Timestamp::from_nanos;
         publication.handle_nack(at(0), asker(1), [range(3, 4)].into_iter(), 1_000);
-        publication.mark_repaired(at(0));
+        publication.mark_repaired(at(0), Turn::First);
         let again = publication.handle_nack(at(999), asker(1), [range(3, 4)].into_iter(), 1_000);
-        assert_eq!((again.held_off, publication.peek_repair()), (1, None));
+        assert_eq!(
+            (again.held_off, publication.peek_repair(Turn::First)),
+            (1, None)
+        );
         publication.handle_nack(at(999), asker(2), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
-            publication.peek_repair(),
+            publication.peek_repair(Turn::First),
             Some((SeqNo(3), Destination::Group(GroupId(1))))
         );
-        publication.mark_repaired(at(999));
+        publication.mark_repaired(at(999), Turn::First);
         publication.handle_nack(at(1_999), asker(1), [range(3, 4)].into_iter(), 1_000);
         assert_eq!(
-            publication.peek_repair(),
+            publication.peek_repair(Turn::First),
             Some((SeqNo(3), Destination::Unicast(addr(1))))
         );
     }

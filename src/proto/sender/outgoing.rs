@@ -1,7 +1,5 @@
 //! What goes out next, and how it is written down.
 
-use std::collections::BTreeMap;
-
 use crate::time::Timestamp;
 use crate::wire::{
     Advert, DatagramWriter, GroupId, Lane, Parity, Segment, Sending, SeqNo, StreamId,
@@ -11,7 +9,7 @@ use super::Sender;
 use crate::proto::Stats;
 use crate::proto::output::Output;
 use crate::proto::pacer::Bucket;
-use crate::proto::publication::{Publication, Tail};
+use crate::proto::publication::{Publication, Tail, Turn};
 use crate::proto::transmit::{Destination, Identity, TransmitBatch};
 use crate::proto::tuning::{COPY_BYTES_MAX, SCOUTS_TELL_NS};
 
@@ -32,15 +30,17 @@ impl Sender {
             && (self.write_skips(now, identity, batch, stats)
                 || Lane::ALL.into_iter().any(|lane| {
                     (lane == Lane::Emergency && self.write_again(now, identity, batch, stats))
-                        || self.write_repairs(now, lane, identity, batch, stats)
-                        || self.write_parity(now, lane, identity, batch, stats)
+                        || self.write_repairs(now, Turn::First, lane, identity, batch, stats)
+                        || self.write_parity(now, Turn::First, lane, identity, batch, stats)
                 }))
         {}
         while batch.has_room() && self.write_data(now, identity, batch, stats) {}
         while batch.has_room()
             && self.repair.has_spare(now)
-            && (self.write_alone(now, identity, batch, stats)
-                || self.write_parity_alone(now, identity, batch, stats))
+            && Lane::ALL.into_iter().any(|lane| {
+                self.write_repairs(now, Turn::Last, lane, identity, batch, stats)
+                    || self.write_parity(now, Turn::Last, lane, identity, batch, stats)
+            })
         {}
         while batch.has_room()
             && let Some((to, pace)) = self.pace_told.pop_front()
@@ -56,6 +56,7 @@ impl Sender {
     fn write_repairs(
         &mut self,
         now: Timestamp,
+        turn: Turn,
         lane: Lane,
         identity: &mut Identity,
         batch: &mut TransmitBatch,
@@ -63,115 +64,59 @@ impl Sender {
     ) -> bool {
         let has = |publication: &mut Publication| {
             publication.stream.lane() == lane
-                && publication.repairs_due() <= now
-                && publication.peek_repair().is_some()
+                && (turn == Turn::Last || publication.repairs_due() <= now)
+                && publication.peek_repair(turn).is_some()
         };
-        if let Some(publication) = most_urgent(&mut self.publications, has)
-            && let Some((_, to)) = publication.peek_repair()
-        {
-            let mut repaired = 0;
-            let bytes = batch.write(to, identity, |writer| {
-                while let Some((seq, also_to)) = publication.peek_repair()
-                    && also_to == to
-                    && write_segment(writer, publication, seq, now, Sending::Repair)
-                {
-                    publication.mark_repaired(now);
-                    repaired += 1;
-                }
-            });
-            stats.repairs_sent += repaired;
-            if matches!(to, Destination::Group(_)) {
-                stats.repairs_multicast += repaired;
+        let Some(publication) = self
+            .publications
+            .values_mut()
+            .find_map(|p| has(p).then_some(p))
+        else {
+            return false;
+        };
+        let Some((_, to)) = publication.peek_repair(turn) else {
+            return false;
+        };
+        let mut repaired = 0;
+        let bytes = batch.write(to, identity, |writer| {
+            while let Some((seq, also_to)) = publication.peek_repair(turn)
+                && also_to == to
+                && write_segment(writer, publication, seq, now, Sending::Repair)
+            {
+                publication.mark_repaired(now, turn);
+                repaired += 1;
             }
-            self.repair.spend(now, bytes);
-            return bytes > 0;
+        });
+        stats.repairs_sent += repaired;
+        if matches!(to, Destination::Group(_)) {
+            stats.repairs_multicast += repaired;
         }
-        false
-    }
-
-    /// One datagram of repairs for a receiver that stands back.
-    fn write_alone(
-        &mut self,
-        now: Timestamp,
-        identity: &mut Identity,
-        batch: &mut TransmitBatch,
-        stats: &mut Stats,
-    ) -> bool {
-        let has = |publication: &mut Publication| publication.peek_alone().is_some();
-        if let Some(publication) = most_urgent(&mut self.publications, has)
-            && let Some((_, to)) = publication.peek_alone()
-        {
-            let bytes = batch.write(to, identity, |writer| {
-                while let Some((seq, also_to)) = publication.peek_alone()
-                    && also_to == to
-                    && write_segment(writer, publication, seq, now, Sending::Repair)
-                {
-                    publication.mark_alone(now);
-                    stats.repairs_sent += 1;
-                }
-            });
-            self.repair.spend(now, bytes);
-            return bytes > 0;
-        }
-        false
+        self.repair.spend(now, bytes);
+        bytes > 0
     }
 
     /// One parity shard.
     fn write_parity(
         &mut self,
         now: Timestamp,
+        turn: Turn,
         lane: Lane,
         identity: &mut Identity,
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let has = |publication: &mut Publication| {
-            publication.stream.lane() == lane && publication.has_parity()
-        };
-        if let Some(publication) = most_urgent(&mut self.publications, has) {
-            let stream = publication.stream;
-            let advert = publication.advert(now);
-            let Some((block, index, shard)) = publication.peek_parity() else {
-                publication.drop_parity();
-                return false;
-            };
-            let to = Destination::Group(stream.group());
-            let bytes = batch.write(to, identity, |writer| {
-                writer.parity(&Parity {
-                    stream,
-                    advert,
-                    block,
-                    index,
-                    shard,
-                });
-            });
-            stats.parity_sent += 1;
-            stats.parity_unasked += u64::from(publication.mark_parity(now));
-            self.repair.spend(now, bytes);
-            return bytes > 0;
-        }
-        false
-    }
-
-    /// One parity shard for a receiver that stands back.
-    fn write_parity_alone(
-        &mut self,
-        now: Timestamp,
-        identity: &mut Identity,
-        batch: &mut TransmitBatch,
-        stats: &mut Stats,
-    ) -> bool {
-        let has = |publication: &mut Publication| publication.has_parity_alone();
-        let Some(publication) = most_urgent(&mut self.publications, has) else {
+        let mut of_lane = self.publications.values_mut();
+        let has = |p: &&mut Publication| p.stream.lane() == lane && p.has_parity(turn);
+        let Some(publication) = of_lane.find(has) else {
             return false;
         };
         let stream = publication.stream;
         let advert = publication.advert(now);
-        let Some((to, block, index, shard)) = publication.peek_parity_alone() else {
-            publication.mark_parity_alone(now);
+        let Some((to, block, index, shard)) = publication.peek_parity(turn) else {
+            publication.drop_parity(now, turn);
             return false;
         };
-        let bytes = batch.write(Destination::Unicast(to), identity, |writer| {
+        let bytes = batch.write(to, identity, |writer| {
             writer.parity(&Parity {
                 stream,
                 advert,
@@ -180,8 +125,8 @@ impl Sender {
                 shard,
             });
         });
-        publication.mark_parity_alone(now);
         stats.parity_sent += 1;
+        stats.parity_unasked += u64::from(publication.mark_parity(now, turn));
         self.repair.spend(now, bytes);
         bytes > 0
     }
@@ -194,8 +139,8 @@ impl Sender {
         batch: &mut TransmitBatch,
         stats: &mut Stats,
     ) -> bool {
-        let has = |publication: &mut Publication| publication.has_skips();
-        let Some(publication) = most_urgent(&mut self.publications, has) else {
+        let having = self.publications.values_mut().filter(|p| p.has_skips());
+        let Some(publication) = having.min_by_key(|p| p.stream.lane()) else {
             return false;
         };
         let stream = publication.stream;
@@ -371,19 +316,6 @@ impl Sender {
         });
         bytes > 0
     }
-}
-
-/// The stream of the most urgent lane that `has` something to send.
-fn most_urgent(
-    publications: &mut BTreeMap<StreamId, Publication>,
-    mut has: impl FnMut(&mut Publication) -> bool,
-) -> Option<&mut Publication> {
-    let waiting = publications.values_mut().filter_map(|publication| {
-        let stream = publication.stream;
-        has(publication).then_some(stream)
-    });
-    let stream = waiting.min_by_key(|stream| stream.lane())?;
-    publications.get_mut(&stream)
 }
 
 /// Writes one segment of a stream again; whether it fitted.
