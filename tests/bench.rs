@@ -207,6 +207,8 @@ fn a_scenario_is_run_cell_by_cell() {
         hgrm.contains("Percentile") && hgrm.contains("Total count    =          300"),
         "{hgrm}"
     );
+    let hlog = fs::read_to_string(out.join("samples-2-0-1.hlog")).unwrap();
+    assert!(hlog.lines().any(|line| line.contains("HIST")), "{hlog}");
     assert_eq!(
         run().status.code(),
         Some(2),

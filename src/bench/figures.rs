@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::control::NEVER;
@@ -287,19 +291,65 @@ pub(super) fn summary(
 /// Latencies kept apart in a histogram; what never came, or later, counts as this: an hour, nanoseconds.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(LATENCY_MAX_NS, 3).expect("three digits up to an hour is a histogram")
+}
+
+/// The last receiver's latencies, message by message, of what was written with `--samples`.
+fn lasts(samples: &str) -> impl Iterator<Item = u64> {
+    samples.lines().skip(1).map(|line| {
+        let last = line.split('\t').nth(1).map(str::parse);
+        last.and_then(Result::ok).unwrap_or(LATENCY_MAX_NS)
+    })
+}
+
+/// The last receiver's latencies second by second as HdrHistogram's tools read them (`.hlog`), in nanoseconds: a message
+/// belongs to the second that it was due in, and without a `rate` all are one interval.
+pub(super) fn hlog(samples: &str, rate: f64) -> String {
+    let mut text = Vec::new();
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = IntervalLogWriterBuilder::new();
+    log.add_comment("last receiver, ns from when a message was due; an hour: never")
+        .with_base_time(UNIX_EPOCH)
+        .with_max_value_divisor(1_000_000.0);
+    let mut log = log
+        .begin_log_with(&mut text, &mut serializer)
+        .expect("memory takes it");
+    let mut interval = (0, histogram());
+    let mut write = |(second, interval): &mut (u64, Histogram<u64>)| {
+        if !interval.is_empty() {
+            log.write_histogram(
+                interval,
+                Duration::from_secs(*second),
+                Duration::from_secs(1),
+                None,
+            )
+            .expect("three digits up to an hour can be written down");
+            interval.reset();
+        }
+    };
+    for (message, nanos) in lasts(samples).enumerate() {
+        let due_s = if rate > 0.0 {
+            message as f64 / rate
+        } else {
+            0.0
+        };
+        let due = Duration::from_secs_f64(due_s).as_secs();
+        if due != interval.0 {
+            write(&mut interval);
+            interval.0 = due;
+        }
+        interval.1.saturating_record(nanos);
+    }
+    write(&mut interval);
+    String::from_utf8(text).expect("base64 and digits")
+}
+
 /// The distribution of the last receiver's latencies as HdrHistogram's tools plot it (`.hgrm`), in microseconds, from what
 /// was written with `--samples`.
 pub(super) fn hgrm(samples: &str) -> String {
-    let mut histogram = Histogram::<u64>::new_with_max(LATENCY_MAX_NS, 3)
-        .expect("three digits up to an hour is a histogram");
-    for line in samples.lines().skip(1) {
-        let last = line.split('\t').nth(1).map(str::parse);
-        let nanos = match last {
-            Some(Ok(nanos)) => nanos,
-            _ => LATENCY_MAX_NS,
-        };
-        histogram.saturating_record(nanos);
-    }
+    let mut histogram = histogram();
+    lasts(samples).for_each(|nanos| histogram.saturating_record(nanos));
     let mut text = format!(
         "{:>12} {:>14} {:>10} {:>14}\n\n",
         "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
@@ -398,6 +448,10 @@ mod tests {
                 _ => format!("{at}\tnever\n"),
             };
         }
+        // Ten a second for ten seconds, each of which is an interval of its own.
+        let log = hlog(&samples, samples.lines().count() as f64 / 10.0);
+        let intervals = log.lines().filter(|line| line.contains("HIST"));
+        assert_eq!(intervals.count(), 10, "{log}");
         let read = Distribution::parse(&hgrm(&samples)).unwrap();
         let near = |one_of: f64| {
             let below = read.points.iter().rfind(|point| point.0 < one_of + 0.001);

@@ -13,7 +13,7 @@ use crate::output::{Ending, Failure, PrintError, Printer};
 use crate::runtime::{self, Stop};
 
 use super::environment::Environment;
-use super::figures::Summary;
+use super::figures::{self, Summary};
 use super::scenario::{Cell, Hosts, Scenario};
 
 /// The lab's script, so that the program finds it wherever it stands.
@@ -262,11 +262,16 @@ impl Run<'_> {
         };
         let text = fs::read_to_string(&path)
             .map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))?;
-        let percentiles = super::figures::hgrm(&text);
-        let hgrm = path.with_extension("hgrm");
-        fs::write(&hgrm, percentiles).map_err(|error| {
-            Failure::Failed(format!("cannot write {}: {error}", hgrm.display()))
-        })?;
+        let kept = [
+            ("hgrm", figures::hgrm(&text)),
+            ("hlog", figures::hlog(&text, self.options.scenario.rate)),
+        ];
+        for (extension, content) in kept {
+            let kept = path.with_extension(extension);
+            fs::write(&kept, content).map_err(|error| {
+                Failure::Failed(format!("cannot write {}: {error}", kept.display()))
+            })?;
+        }
         if !self.options.scenario.keep_samples {
             // What cannot be removed only takes room.
             let _ = fs::remove_file(path);
