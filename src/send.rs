@@ -14,7 +14,7 @@ use crate::output::{
     SendSummary, for_eyes,
 };
 use crate::proto::{self, Blame, DatagramBytes, Join, PublishError, Rate};
-use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
+use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::{Timestamp, saturating_nanos};
 use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId, StreamId};
@@ -45,6 +45,8 @@ pub struct Options {
     pub texts: Vec<String>,
     /// Notices a second, on a schedule that is fixed by the first; `None`: as fast as the send window takes them.
     pub rate: Option<f64>,
+    /// How it waits.
+    pub idle: Idle,
     /// Where its inputs are written down.
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
@@ -84,6 +86,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     let mut looping = Loop::new(network, clock)
         .and_then(|mut looping| looping.add(station, &heard, None).map(|()| looping))
         .map_err(|error| Failure::system("cannot send", &error))?;
+    looping.set_idle(options.idle);
     stop.watch(&looping);
     output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
     let mut send = Send::new(options, groups, stop.clone());

@@ -15,7 +15,7 @@ use crate::floor::Floor;
 use crate::net::{Interface, IoModes};
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
-use crate::runtime::{self, Clock, Loop, Moment, Network, Next, Node, Program, Stop};
+use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{Placed, StationConfig, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{GroupId, SeqRange, SessionId, SkipReason, SourceId, StreamId};
@@ -40,6 +40,8 @@ pub struct Options {
     pub exec: Option<String>,
     /// Where it remembers how far it came; `None`: nowhere.
     pub state: Option<PathBuf>,
+    /// How it waits.
+    pub idle: Idle,
     /// Where its inputs are written down.
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
@@ -73,6 +75,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     let mut looping = Loop::new(network, clock)
         .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
         .map_err(|error| Failure::system("cannot listen", &error))?;
+    looping.set_idle(options.idle);
     stop.watch(&looping);
     let (sender, receiver) = channel::bounded(QUEUE_MAX);
     let receive_buffer_bytes = looping.nodes()[0].receive_buffer_bytes();

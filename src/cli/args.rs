@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::capture::FILE_BYTES_RECOMMENDED;
 use crate::floor::{parse_duration, parse_positive_duration};
 use crate::notice::Audience;
+use crate::output::Failure;
+use crate::runtime::{self, Idle};
 use crate::wire::Lane;
 
 use super::bench::BenchCommand;
@@ -110,6 +112,25 @@ pub(super) struct DemoArgs {
     pub(super) open_lab: bool,
 }
 
+/// What it takes of this machine's processors.
+#[derive(Debug, Args)]
+pub(super) struct ProcessorArgs {
+    /// How to wait: block, spin-block (look for 50 us first) or spin, which takes a processor for itself
+    #[arg(long, value_name = "HOW", default_value_t = Idle::Block)]
+    pub(super) idle: Idle,
+    /// Run on this processor only, from 0
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
+}
+
+impl ProcessorArgs {
+    /// Stays on the processor that was asked for.
+    pub(super) fn pin(&self) -> Result<(), Failure> {
+        let pinned = self.cpu.map_or(Ok(()), runtime::pin);
+        pinned.map_err(|sentence| Failure::Usage(format!("--cpu: {sentence}")))
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example: floorcast agent --open-lab --name ws-017 --team billing --json")]
 pub(super) struct AgentArgs {
@@ -132,6 +153,8 @@ pub(super) struct AgentArgs {
     /// Remember nothing: after a restart, notices may be shown again
     #[arg(long, conflicts_with = "state")]
     pub(super) no_state: bool,
+    #[command(flatten)]
+    pub(super) processor: ProcessorArgs,
     #[command(flatten)]
     pub(super) capture: CaptureArgs,
     #[command(flatten)]
@@ -178,6 +201,8 @@ pub(super) struct SendArgs {
     /// the floor takes them]
     #[arg(long, value_name = "PER_S", requires = "lines", value_parser = rate, allow_hyphen_values = true)]
     pub(super) rate: Option<f64>,
+    #[command(flatten)]
+    pub(super) processor: ProcessorArgs,
     #[command(flatten)]
     pub(super) capture: CaptureArgs,
     #[command(flatten)]

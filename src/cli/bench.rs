@@ -13,9 +13,9 @@ use crate::bench::{
 use crate::floor::{Floor, parse_duration, parse_positive_duration};
 use crate::net::{self, Interface, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
 use crate::output::{Ending, Failure};
-use crate::runtime::{self, Idle, Stop};
+use crate::runtime::{self, Stop};
 
-use super::args::{loss, number, seed, whole};
+use super::args::{ProcessorArgs, loss, number, seed, whole};
 use super::{check_name, is_local};
 
 #[derive(Debug, Subcommand)]
@@ -49,12 +49,8 @@ struct PlaceArgs {
     /// Most datagrams sent as one train
     #[arg(long, value_name = "N", default_value_t = TRAIN_DATAGRAMS, hide = true)]
     train: usize,
-    /// How to wait: block, spin-block (look for 50 us first) or spin
-    #[arg(long, value_name = "HOW", default_value_t = Idle::Block)]
-    idle: Idle,
-    /// Run on this processor only, from 0
-    #[arg(long, value_name = "N")]
-    cpu: Option<usize>,
+    #[command(flatten)]
+    processor: ProcessorArgs,
     /// Messages are not protected: to be said wherever somebody else could hear them, which is everywhere but on loopback
     #[arg(long)]
     open_lab: bool,
@@ -340,11 +336,9 @@ fn place(args: &PlaceArgs, command: &str) -> Result<Place, Failure> {
         group: args.group.or(of_floor).unwrap_or(GROUP),
         io: args.io,
         train_datagrams: args.train,
-        idle: args.idle,
+        idle: args.processor.idle,
     };
-    if let Some(processor) = args.cpu {
-        runtime::pin(processor).map_err(|sentence| Failure::Usage(format!("--cpu: {sentence}")))?;
-    }
+    args.processor.pin()?;
     if !place.group.ip().is_multicast() {
         return Err(Failure::Usage(format!(
             "--group: {} is no multicast address; a run needs one, such as {GROUP}",

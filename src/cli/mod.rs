@@ -179,10 +179,12 @@ fn run_agent(args: args::AgentArgs, stop: &Stop) -> Result<Ending, Failure> {
         groups,
         exec: args.exec,
         state,
+        idle: args.processor.idle,
         capture: capture(&args.capture)?,
         is_json: args.json,
         open_lab: true,
     };
+    args.processor.pin()?;
     agent::run(&options, stop)
 }
 
@@ -205,10 +207,12 @@ fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         wait: args.wait,
         texts,
         rate: args.rate,
+        idle: args.processor.idle,
         capture: capture(&args.capture)?,
         is_json: args.json,
         open_lab: true,
     };
+    args.processor.pin()?;
     send::run(&options, stop)
 }
 
