@@ -26,8 +26,9 @@ use super::publication::{
 };
 use super::terms::Terms;
 use super::tuning::{
-    BURST_BYTES, COPY_BURST_BYTES, COPY_RATE_SHARE, LOSS_LEN_MAX, NUMBERS_PER_NACK_MAX,
-    NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning, UNITS_PER_BLOCK, report_gap_ns,
+    BURST_BYTES, COPY_AGAIN_SHARE, COPY_BURST_BYTES, COPY_RATE_SHARE, LOSS_LEN_MAX,
+    NUMBERS_PER_NACK_MAX, NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning,
+    UNITS_PER_BLOCK, report_gap_ns,
 };
 use super::{Discard, Stats, backoff};
 
@@ -74,7 +75,7 @@ pub(super) struct Sender {
     tuning: Tuning,
     pacing: Pacing,
     repair: Bucket,
-    copies: Bucket,
+    copies: Copies,
     grtt: Grtt,
     ledger: Ledger,
     losses: Losses,
@@ -97,6 +98,39 @@ struct Scouts {
     tell_due: Timestamp,
 }
 
+/// The budget for copies of small messages (R-COPY-3).
+#[derive(Debug)]
+struct Copies {
+    all: Bucket,
+    second: Bucket,
+}
+
+impl Copies {
+    fn new(data_rate: Rate) -> Self {
+        let bucket = |share, bytes| {
+            let rate = Rate::try_from(data_rate.get() / share);
+            Bucket::new(rate.unwrap_or(Rate::MIN), bytes)
+        };
+        let (share, again) = (COPY_RATE_SHARE, COPY_AGAIN_SHARE);
+        Self {
+            all: bucket(share, COPY_BURST_BYTES),
+            second: bucket(share * again, COPY_BURST_BYTES / 2),
+        }
+    }
+
+    /// The first copy is worth most: a second one takes from a budget of its own, too.
+    fn is_ready(&self, now: Timestamp, is_first_copy: bool) -> bool {
+        self.all.is_ready(now) && (is_first_copy || self.second.is_ready(now))
+    }
+
+    fn spend(&mut self, now: Timestamp, is_first_copy: bool, bytes: usize) {
+        self.all.spend(now, bytes);
+        if !is_first_copy {
+            self.second.spend(now, bytes);
+        }
+    }
+}
+
 /// What a NACK is answered with at once, by whoever it came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Answer {
@@ -109,13 +143,12 @@ pub(super) struct Answer {
 
 impl Sender {
     pub(super) fn new(config: &Config) -> Self {
-        let copy_rate = Rate::try_from(config.data_rate.get() / COPY_RATE_SHARE);
         Self {
             publications: BTreeMap::new(),
             tuning: config.tuning,
             pacing: Pacing::new(config),
             repair: Bucket::new(config.repair_rate, BURST_BYTES),
-            copies: Bucket::new(copy_rate.unwrap_or(Rate::MIN), COPY_BURST_BYTES),
+            copies: Copies::new(config.data_rate),
             grtt: Grtt::new(),
             ledger: Ledger::new(config.repair_rate),
             losses: Losses::default(),

@@ -5,10 +5,9 @@ use crate::wire::{
     Advert, DatagramWriter, GroupId, Lane, Parity, Segment, Sending, SeqNo, StreamId,
 };
 
-use super::Sender;
+use super::{Copies, Sender};
 use crate::proto::Stats;
 use crate::proto::output::Output;
-use crate::proto::pacer::Bucket;
 use crate::proto::publication::{Publication, Tail, Turn};
 use crate::proto::transmit::{Destination, Identity, TransmitBatch};
 use crate::proto::tuning::{COPY_BYTES_MAX, SCOUTS_TELL_NS};
@@ -337,19 +336,15 @@ fn write_tail(
     writer: &mut DatagramWriter<'_>,
     publication: &mut Publication,
     tail: Option<Tail>,
-    copies: &mut Bucket,
+    copies: &mut Copies,
     now: Timestamp,
     advert: &Advert,
 ) -> u64 {
-    // The first copy is worth most: a second one goes out only where the budget is nearly whole.
-    let may_copy = |tail: &Tail| {
-        if tail.is_first_copy {
-            copies.is_ready(now)
-        } else {
-            copies.has_spare(now)
-        }
-    };
-    let Some(Tail { numbers: tail, .. }) = tail.filter(may_copy) else {
+    let Some(Tail {
+        numbers: tail,
+        is_first_copy,
+    }) = tail.filter(|tail| copies.is_ready(now, tail.is_first_copy))
+    else {
         return 0;
     };
     let mut written = 0;
@@ -363,7 +358,7 @@ fn write_tail(
             written += 1;
         }
     }
-    copies.spend(now, writer.bytes() - before);
+    copies.spend(now, is_first_copy, writer.bytes() - before);
     publication.mark_copied(tail);
     written
 }
