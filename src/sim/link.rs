@@ -73,6 +73,8 @@ pub struct Link {
     pub is_up: bool,
     /// Datagrams that did not get through.
     pub dropped: u64,
+    /// When the latest datagram went in, and when it comes out: who went in before it, over a quicker cable, does not wait.
+    last_entry: Timestamp,
     last_arrival: Timestamp,
     /// When the last datagram in the queue has gone.
     free_at: Timestamp,
@@ -93,6 +95,7 @@ impl Default for Link {
             corrupt: 0.0,
             is_up: true,
             dropped: 0,
+            last_entry: Timestamp::ZERO,
             last_arrival: Timestamp::ZERO,
             free_at: Timestamp::ZERO,
         }
@@ -126,6 +129,7 @@ impl Link {
             latency_ns: self.latency_ns,
             jitter_ns: self.jitter_ns,
             dropped: self.dropped,
+            last_entry: self.last_entry,
             last_arrival: self.last_arrival,
             ..Self::default()
         };
@@ -145,13 +149,15 @@ impl Link {
     }
 
     fn arrival(&mut self, now: Timestamp, rng: &mut Rng) -> Timestamp {
-        let in_order = now
-            .plus_nanos(self.latency_ns + rng.below(self.jitter_ns))
-            .max(self.last_arrival);
+        let alone = now.plus_nanos(self.latency_ns + rng.below(self.jitter_ns));
+        if now < self.last_entry {
+            return alone;
+        }
+        let in_order = alone.max(self.last_arrival);
         if self.reorder > 0.0 && rng.chance(self.reorder) {
             return in_order.plus_nanos(rng.below(self.reorder_ns));
         }
-        self.last_arrival = in_order;
+        (self.last_entry, self.last_arrival) = (now, in_order);
         in_order
     }
 
