@@ -294,6 +294,10 @@ fn one_bad_receiver_harms_nobody() {
     let lossy = |network: &mut Network, node: NodeId| {
         network.downlink(node).loss = Loss::Random(0.3);
     };
+    // Nine tenths of what comes; its queue makes it seem 10 ms away.
+    let slow = |network: &mut Network, node: NodeId| {
+        network.downlink(node).bytes_per_s = 3_000_000;
+    };
     let (flooded, stats) = others(|_, _| {}, ask_for_all);
     assert!(
         stats.nacks_refused > 0 && stats.nacks_alone > 0,
@@ -302,6 +306,10 @@ fn one_bad_receiver_harms_nobody() {
     let cases = [
         ("at 30 % loss", others_p99(lossy, |_, _, _| {})),
         ("stopped", others_p99(Network::stop, |_, _, _| {})),
+        (
+            "on a cable that is too slow",
+            others_p99(slow, |_, _, _| {}),
+        ),
         ("asks for everything", flooded),
     ];
     for (name, p99) in cases {
@@ -310,6 +318,40 @@ fn one_bad_receiver_harms_nobody() {
             p99 * 100 <= quiet * 105,
             "{name}: {p99} ns, {quiet} without"
         );
+    }
+}
+
+/// Bulk, and one of 50 comes late, was away for two seconds, or loses 30 %: what it lacks goes to it alone.
+#[test]
+fn catching_up_in_bulk_is_a_private_affair() {
+    for (name, away, loss) in [("away", true, 0.0), ("at 30 % loss", false, 0.3)] {
+        let mut floor = Floor::new(50, true);
+        let (bad, other) = (floor.receivers[7], floor.receivers[31]);
+        let publish = |floor: &mut Floor, count: usize| {
+            for _ in 0..count {
+                let text = "x".repeat(1_200);
+                let sent = floor
+                    .network
+                    .broadcast(floor.source, &[group()], Lane::Bulk, text);
+                assert!(sent.is_ok());
+                floor.run(Duration::from_millis(1));
+            }
+        };
+        publish(&mut floor, 200);
+        floor.network.downlink(bad).is_up = !away;
+        publish(&mut floor, 2_000);
+        floor.network.downlink(bad).is_up = true;
+        floor.network.downlink(bad).loss = Loss::Random(loss);
+        let before = floor.datagrams(other);
+        publish(&mut floor, 1_000);
+        floor.run(Duration::from_secs(2));
+        let came = floor.datagrams(other) - before;
+        figure(&format!("bulk, one {name}: datagrams to another"), came);
+        assert!(came < 1_150, "{came} for 1,000");
+        let arrived = floor.network.arrivals.iter();
+        let to_bad = arrived.filter(|it| it.node == bad);
+        // What the floor was set up with, too.
+        assert_eq!(to_bad.count(), 3_200 + 30);
     }
 }
 
@@ -496,6 +538,11 @@ impl Floor {
                 self.network.stop(node);
             }
         }
+    }
+
+    fn datagrams(&mut self, node: NodeId) -> u64 {
+        let station = self.network.station(node).expect("it runs");
+        station.endpoint().stats().datagrams_received
     }
 
     fn origin(&mut self) -> (SourceId, SessionId) {

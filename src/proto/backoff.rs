@@ -8,7 +8,7 @@ use crate::wire::{Lane, QuantDuration};
 
 use super::tuning::{
     BACKOFF_MAX_NS, Backoff, NACKS_PER_EVENT_MAX, QUIET_ASKS, QUIET_EVENTS, QUIET_NS,
-    SCOUTS_ONLY_NS, TRUST_NS,
+    SCOUTS_ONLY_NS, TRUST_MAX, TRUST_NS, TRUST_STEP,
 };
 
 /// The back-off that a source advertises, learnt from how many asked for the same loss (R-BACK-3; after PGM's
@@ -20,8 +20,14 @@ pub(super) struct Controller {
     /// Losses since it was last thought over, and how many asked for them.
     events: u8,
     asks: usize,
+    /// How often few did, since it was raised.
+    quiet: u64,
     /// How many asked for losses that were their own, since a loss was common.
     waited: u64,
+    /// How many times what it takes at first it takes to lower it, or to give it up.
+    trust: u64,
+    /// It has been higher and was lowered since.
+    was_lowered: bool,
     /// When the last of them was over.
     closed: Timestamp,
     /// When a loss was last common.
@@ -75,7 +81,10 @@ impl Controller {
             nanos: 0,
             events: 0,
             asks: 0,
+            quiet: 0,
             waited: 0,
+            trust: 1,
+            was_lowered: false,
             closed: Timestamp::ZERO,
             common: Timestamp::ZERO,
             quiet_since: Timestamp::ZERO,
@@ -120,12 +129,15 @@ impl Controller {
             0 => SCOUTS_ONLY_NS,
             nanos => (nanos * 2).max(crowd.quieting_ns()).min(BACKOFF_MAX_NS),
         };
+        if std::mem::take(&mut self.was_lowered) {
+            self.trust = (self.trust * TRUST_STEP).min(TRUST_MAX);
+        }
         self.was_common(now);
         true
     }
 
     fn was_common(&mut self, now: Timestamp) {
-        (self.events, self.asks, self.waited) = (0, 0, 0);
+        (self.events, self.asks, self.waited, self.quiet) = (0, 0, 0, 0);
         (self.common, self.quiet_since) = (now, now);
     }
 
@@ -144,10 +156,14 @@ impl Controller {
         }
         self.events += 1;
         self.asks += over.others;
-        if self.waited >= crowd.receivers.max(u64::from(QUIET_EVENTS)) {
+        let enough = crowd.receivers.max(u64::from(QUIET_EVENTS));
+        if self.waited >= enough.saturating_mul(self.trust) {
             self.forget();
         } else if self.events >= QUIET_EVENTS {
-            if self.asks <= QUIET_ASKS * usize::from(QUIET_EVENTS) {
+            // Below what keeps a crowd quiet there is none: that is not tried as often as a little less is.
+            let is_few = self.asks <= QUIET_ASKS * usize::from(QUIET_EVENTS);
+            self.quiet += u64::from(is_few);
+            if is_few && (self.quiet >= self.trust || self.nanos / 2 >= crowd.quieting_ns()) {
                 self.halve(crowd);
             }
             (self.events, self.asks) = (0, 0);
@@ -162,7 +178,8 @@ impl Controller {
         }
         if now.nanos_since(self.common) >= TRUST_NS {
             self.forget();
-        } else if now.nanos_since(self.quiet_since) >= QUIET_NS {
+            (self.trust, self.was_lowered) = (1, false);
+        } else if now.nanos_since(self.quiet_since) >= QUIET_NS * self.trust {
             self.quiet_since = now;
             self.halve(crowd);
         }
@@ -170,14 +187,19 @@ impl Controller {
     }
 
     fn forget(&mut self) {
-        (self.nanos, self.events, self.asks, self.waited) = (0, 0, 0, 0);
+        self.was_lowered = true;
+        (self.nanos, self.events, self.asks) = (0, 0, 0);
+        (self.waited, self.quiet) = (0, 0);
     }
 
     /// What would no longer keep anybody quiet is left out altogether: scouts go first all the same.
     fn halve(&mut self, crowd: Crowd) {
         self.nanos = match self.nanos / 2 {
-            half if half < crowd.quieting_ns() => SCOUTS_ONLY_NS,
-            half => half,
+            half if half >= crowd.quieting_ns() => half,
+            _ => {
+                self.was_lowered |= self.nanos > SCOUTS_ONLY_NS;
+                SCOUTS_ONLY_NS
+            }
         };
     }
 }
@@ -324,6 +346,27 @@ mod tests {
         );
         close(&mut controller, at(1_000), (1, 1), false);
         assert!(!controller.is_raised());
+    }
+
+    #[test]
+    fn what_was_given_up_too_soon_is_trusted_for_longer() {
+        let mut controller = Controller::new(Backoff::Adaptive);
+        let lone = |controller: &mut Controller, from: u64, count: u64| {
+            for i in from..from + count {
+                close(controller, at(i), (1, 1), false);
+            }
+            controller.is_raised()
+        };
+        common(&mut controller, at(0));
+        assert!(!lone(&mut controller, 1, 500));
+        common(&mut controller, at(10_000));
+        assert!(lone(&mut controller, 10_001, 16 * 500 - 1));
+        assert!(!lone(&mut controller, 20_000, 1));
+        common(&mut controller, at(30_000));
+        controller.pass(at(30_000).plus_nanos(TRUST_NS), CROWD);
+        assert!(!controller.is_raised());
+        common(&mut controller, at(40_000).plus_nanos(TRUST_NS));
+        assert!(!lone(&mut controller, 2_000_000_000, 500), "begun anew");
     }
 
     #[test]

@@ -17,11 +17,15 @@ const UP_64THS: u64 = 9;
 #[derive(Clone, Debug)]
 pub(super) struct Grtt {
     nanos: u64,
+    taken: u64,
 }
 
 impl Grtt {
     pub(super) const fn new() -> Self {
-        Self { nanos: INITIAL_NS }
+        Self {
+            nanos: INITIAL_NS,
+            taken: 0,
+        }
     }
 
     pub(super) const fn nanos(&self) -> u64 {
@@ -33,12 +37,18 @@ impl Grtt {
         QuantDuration::at_least(Duration::from_nanos(self.nanos))
     }
 
+    /// How many echoes have been taken in: who had its last one taken at which count.
+    pub(super) const fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Takes an echo in (R-GRTT-2). Whatever it says, the result stays between the floor and the cap.
     pub(super) fn observe(&mut self, now: Timestamp, echo: Echo) {
         let round_us = now.as_wire_micros().wrapping_sub(echo.clock_us);
         let Some(path_us) = round_us.checked_sub(echo.held_us) else {
             return;
         };
+        self.taken += 1;
         let sample = u64::from(path_us) * 1_000;
         let step = self.nanos / 64;
         // One echo alone moves it little, whatever it claims.

@@ -127,6 +127,8 @@ pub(super) struct Account {
     /// It has reported since then.
     has_reported: bool,
     recent: Fading,
+    /// The count at which its last echo was taken (R-GRTT-2).
+    echoed: Option<u64>,
     nack_bucket: Bucket,
     repair_bucket: Bucket,
 }
@@ -233,6 +235,20 @@ impl Ledger {
     /// How many have an account.
     pub(super) fn len(&self) -> usize {
         self.accounts.len()
+    }
+
+    /// Whether an echo of this receiver counts, when so many of all have been taken in: no sooner again than half of the
+    /// others' could have been. Whoever asks most is in trouble, and would else be measured most (R-GRTT-2).
+    pub(super) fn may_echo(&mut self, station: SourceId, taken: u64) -> bool {
+        let apart = self.accounts.len() as u64 / 2;
+        let Some(account) = self.accounts.get_mut(&station) else {
+            return false;
+        };
+        let may = account.echoed.is_none_or(|last| taken - last >= apart);
+        if may {
+            account.echoed = Some(taken);
+        }
+        may
     }
 
     /// Where a receiver sends from, and when it was heard last.
@@ -392,6 +408,7 @@ impl Ledger {
                 asked_lately: 0,
                 has_reported: false,
                 recent: Fading::default(),
+                echoed: None,
                 nack_bucket: nack_bucket(),
                 repair_bucket: Bucket::new(
                     Rate::try_from(share).unwrap_or(Rate::MIN),
@@ -620,6 +637,18 @@ mod tests {
             ledger.judge(later, other, from, stream(), 1),
             Verdict::InPace
         );
+    }
+
+    #[test]
+    fn whoever_asks_most_is_not_measured_most() {
+        let mut ledger = ledger(20);
+        let counted =
+            |ledger: &mut Ledger, station, taken| ledger.may_echo(SourceId(station), taken);
+        assert!(counted(&mut ledger, 3, 5));
+        assert!(!counted(&mut ledger, 3, 14));
+        assert!(counted(&mut ledger, 4, 14));
+        assert!(counted(&mut ledger, 3, 15));
+        assert!(!counted(&mut ledger, 99, 50), "nobody knows it");
     }
 
     #[test]

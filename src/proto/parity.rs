@@ -227,11 +227,13 @@ impl ParityOut {
         Asked::More(end - next)
     }
 
-    /// Whether somebody else that stands back needs the same block: that was no chance, and what mends one mends both. What
+    /// Whether somebody else that stands back needs the same block, or it goes out to all anyway: that was no chance, and what mends one mends both. What
     /// was to go to it alone goes to all then.
     pub(super) fn share(&mut self, to: SocketAddr, first: SeqNo) -> bool {
         let is_other = |other: SocketAddr, block: SeqNo| other != to && block == first;
-        let is_shared = self.alone.iter().any(|it| is_other(it.to, it.block.first))
+        let is_for_all = self.owed.get(&first).is_some_and(|it| it.sent < it.target);
+        let is_shared = is_for_all
+            || self.alone.iter().any(|it| is_other(it.to, it.block.first))
             || self
                 .served
                 .iter()
@@ -266,8 +268,10 @@ impl ParityOut {
     /// Blocks that begin before `trail` have no parity any more.
     pub(super) fn drop_unsendable(&mut self, trail: SeqNo) {
         self.forget_before(trail);
-        // Whatever else cannot be sent is not waited for.
-        self.waiting.pop_first();
+        // Whatever else cannot be sent is not waited for, and may be asked for anew.
+        if let Some(first) = self.waiting.pop_first() {
+            self.owed.remove(&first);
+        }
     }
 
     /// The next block that shards are owed of, and the index of the next one.

@@ -20,7 +20,7 @@ use super::transmit::Destination;
 use super::tuning::{
     BLOCK_SHARDS, BLOCK_WAIT_NS, CLOSING_GAPS_NS, COPIES_PER_TAIL, COPY_ROW_LEN,
     EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS, HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX,
-    REPAIR_BURST_BYTES_LEN, Tuning,
+    PROACTIVE_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
 };
 
 /// A segment kept for sending and repair.
@@ -779,9 +779,12 @@ impl Publication {
             }
             return;
         }
-        // One that stands back draws no parity on the others.
+        // One that stands back draws no parity on the others. Nor does one that lacks so much that it was cut off, or joins,
+        // or loses what nobody else does.
+        let is_much = need.shards > PROACTIVE_MAX || outcome.queued_bytes >= REPAIR_BURST_BYTES_LEN;
+        let stands_back = asker.is_alone || is_much;
         let is_alone =
-            asker.is_alone && (asker.is_lossy || !parity.share(asker.from, need.block.first));
+            asker.is_lossy || (stands_back && !parity.share(asker.from, need.block.first));
         let asked = if is_alone {
             parity.ask_alone(now, asker.from, need, len as u8, hold_off_ns)
         } else {

@@ -16,9 +16,9 @@ use super::config::ReceiveWindowLen;
 use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
 use super::tuning::{
-    ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_PAUSE_MAX_NS, BLOCK_WAIT_NS, BLOCK_WAIT_PAUSES,
-    PARITY_ASKS_MAX, REPORT_AFTER_LEN, REPORT_GAP_MIN_NS, REPORT_SPREAD_MAX_NS,
-    REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
+    ANSWER_MAX_NS, ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_PAUSE_MAX_NS, BLOCK_WAIT_MAX_NS,
+    BLOCK_WAIT_NS, BLOCK_WAIT_PAUSES, PARITY_ASKS_MAX, REPORT_AFTER_LEN, REPORT_GAP_MIN_NS,
+    REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
     SCOUTS_FIRST_QUARTERS, SCOUTS_HOLD_NS, Tuning, report_gap_ns, urgent_report_gap_ns,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
@@ -80,6 +80,8 @@ pub(super) struct Reception {
     nack_due: Timestamp,
     /// When a repair last came.
     answered: Timestamp,
+    /// How long a repair takes to come here.
+    answer_ns: u64,
     report_due: Timestamp,
     reported: Timestamp,
     /// How far we were then.
@@ -133,6 +135,7 @@ impl Reception {
             backoff: QuantDuration::default(),
             nack_due: Timestamp::FAR_FUTURE,
             answered: Timestamp::ZERO,
+            answer_ns: 0,
             report_due: Timestamp::FAR_FUTURE,
             reported: Timestamp::ZERO,
             reported_through: SeqNo::ZERO,
@@ -238,9 +241,14 @@ impl Reception {
             Timestamp::FAR_FUTURE
         };
         let is_repair = segment.is_repair;
+        let asked = if is_repair {
+            self.window.asked(seq)
+        } else {
+            None
+        };
         let inserted = self.window.insert(seq, segment, due);
         if is_repair && inserted == Inserted::Kept {
-            self.answered = now;
+            self.note_answer(now, asked);
         }
         match inserted {
             Inserted::Kept => {
@@ -296,6 +304,20 @@ impl Reception {
         }
     }
 
+    /// A repair has come of what was first asked for at `asked`. How long that takes here rests where two of three take less:
+    /// the others were lost once.
+    fn note_answer(&mut self, now: Timestamp, asked: Option<Timestamp>) {
+        self.answered = now;
+        let took_ns = asked.map(|asked| now.nanos_since(asked));
+        if let Some(took_ns) = took_ns.filter(|&took_ns| took_ns <= ANSWER_MAX_NS) {
+            self.answer_ns = match self.answer_ns {
+                0 => took_ns,
+                usual if took_ns > usual => (usual + usual / 8).min(ANSWER_MAX_NS),
+                usual => usual - usual / 16,
+            };
+        }
+    }
+
     /// New data has come: after a pause that is the longest for about a block, or one that is forgotten within that.
     fn note_pace(&mut self, now: Timestamp) {
         let pause_ns = now.nanos_since(self.went_on);
@@ -326,7 +348,8 @@ impl Reception {
         if self.blocks.is_some() && seq >= end && self.window.has_gaps() {
             // The block goes on: its gaps wait for the rest of it.
             let wait_ns = self.block_wait_ns();
-            self.window.put_off(first, now.plus_nanos(wait_ns));
+            self.window
+                .put_off(first, now.plus_nanos(wait_ns), BLOCK_WAIT_MAX_NS);
         }
         if self.blocks.is_some() && first >= end && self.window.has_gaps() {
             let due = now.plus_nanos(self.draw_ns(path, rng));
@@ -404,7 +427,8 @@ impl Reception {
             // Of what it shows the last block may go on.
             let rest_ns = self.block_wait_ns().saturating_sub(silent_ns);
             let first = Block::first_of(next);
-            self.window.put_off(first, now.plus_nanos(rest_ns));
+            self.window
+                .put_off(first, now.plus_nanos(rest_ns), BLOCK_WAIT_MAX_NS);
         }
         if shows_gap {
             self.nack_due = self.nack_due.min(due);
@@ -715,11 +739,12 @@ impl Reception {
     /// The first `named` of the gaps due have been asked for.
     pub(super) fn mark_asked(&mut self, now: Timestamp, named: usize, path: Path, rng: &mut Rng) {
         let until = now.plus_nanos(path.grtt_ns / 2);
+        let answer_ns = self.answer_ns;
         let blocks = self.blocks.as_deref();
         let due = self.window.gaps_mut().filter(|gap| gap.due <= until);
         for gap in due.filter(|gap| !is_for_parity(blocks, gap)).take(named) {
-            gap.asks = gap.asks.saturating_add(1);
-            gap.due = now.plus_nanos(retry_ns(gap.asks, path, rng));
+            gap.ask(now);
+            gap.due = now.plus_nanos(retry_ns(gap.asks, answer_ns, path, rng));
         }
         self.nack_due = self.window.next_due();
     }
@@ -732,6 +757,7 @@ impl Reception {
         path: Path,
         rng: &mut Rng,
     ) {
+        let answer_ns = self.answer_ns;
         let Some(blocks) = &self.blocks else {
             return;
         };
@@ -742,8 +768,8 @@ impl Reception {
             let first = Block::first_of(gap.range.first());
             let is_named = needs.binary_search_by_key(&first, |need| need.block.first);
             if is_named.is_ok() || (gap.due <= until && needs.len() < NEEDS_MAX) {
-                gap.asks = gap.asks.saturating_add(1);
-                gap.due = now.plus_nanos(retry_ns(gap.asks, path, rng));
+                gap.ask(now);
+                gap.due = now.plus_nanos(retry_ns(gap.asks, answer_ns, path, rng));
             }
         }
         self.nack_due = self.window.next_due();
@@ -809,11 +835,13 @@ fn is_for_parity(blocks: Option<&Blocks>, gap: &Gap) -> bool {
     gap.asks < PARITY_ASKS_MAX && blocks.is_some_and(|blocks| blocks.can_mend(first))
 }
 
-/// How long to wait for a repair before asking again (R-NACK-4): two round trips, at first, and up to half as much more,
-/// so that receivers who lost the same repair do not ask in step.
-fn retry_ns(asks: u8, path: Path, rng: &mut Rng) -> u64 {
+/// How long to wait for a repair before asking again (R-NACK-4): two of the floor's round trips, at first, or as long as
+/// repairs take to come here and a quarter, if that is more; and up to half as much more, so that receivers who lost the
+/// same repair do not ask in step.
+fn retry_ns(asks: u8, answer_ns: u64, path: Path, rng: &mut Rng) -> u64 {
     let shortest = path.tuning.retry_min_ns.min(RETRY_MAX_NS);
-    let base = (2 * path.grtt_ns).clamp(shortest, RETRY_MAX_NS);
+    let usual = (2 * path.grtt_ns).max(answer_ns.saturating_add(answer_ns / 4));
+    let base = usual.clamp(shortest, RETRY_MAX_NS);
     let doublings = u32::from(asks.saturating_sub(RETRIES_FLAT)).min(20);
     let wait = base.saturating_mul(1 << doublings).min(RETRY_MAX_NS);
     wait + rng.below(wait / 2)

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    BLOCK_LEN, GroupId, Lane, Nack, Need, Pace, QuantCount, Report, SeqRange, SessionId,
+    BLOCK_LEN, Echo, GroupId, Lane, Nack, Need, Pace, QuantCount, Report, SeqRange, SessionId,
     SkipReason, SourceId, Squelch, StreamId,
 };
 
@@ -265,9 +265,6 @@ impl Sender {
         (station, session): (SourceId, SessionId),
         report: &Report<'_>,
     ) {
-        if let Some(echo) = report.echo {
-            self.grtt.observe(now, echo);
-        }
         let stream = report.stream;
         let Some(publication) = self.publications.get(&stream) else {
             return;
@@ -283,6 +280,7 @@ impl Sender {
         self.ledger.report(now, station, from, stream, told);
         self.pacing
             .reported(now, station, publication, &self.ledger);
+        self.measure(now, station, report.echo);
     }
 
     /// Takes a NACK's numbers in.
@@ -298,9 +296,7 @@ impl Sender {
         let numbers = numbers.min(NUMBERS_PER_NACK_MAX);
         let units = 1 + numbers / NUMBERS_PER_NACK_UNIT;
         let asker = self.admit(now, from, station, nack.stream, units, out)?;
-        if let Some(echo) = nack.echo {
-            self.grtt.observe(now, echo);
-        }
+        self.measure(now, station, nack.echo);
         let hold_off_ns = self.hold_off_ns();
         let publication = self
             .publications
@@ -333,9 +329,7 @@ impl Sender {
         let blocks = need.blocks().take(BLOCKS_PER_NEED_MAX).count() as u64;
         let units = blocks * UNITS_PER_BLOCK;
         let asker = self.admit(now, from, station, need.stream, units, out)?;
-        if let Some(echo) = need.echo {
-            self.grtt.observe(now, echo);
-        }
+        self.measure(now, station, need.echo);
         let hold_off_ns = self.hold_off_ns();
         let publication = self
             .publications
@@ -359,6 +353,15 @@ impl Sender {
             }
         }
         Ok(self.conclude(now, station, need.stream, &outcome, out))
+    }
+
+    /// A receiver echoes a heartbeat's clock (R-GRTT-2).
+    fn measure(&mut self, now: Timestamp, station: SourceId, echo: Option<Echo>) {
+        if let Some(echo) = echo
+            && self.ledger.may_echo(station, self.grtt.taken())
+        {
+            self.grtt.observe(now, echo);
+        }
     }
 
     /// Whether a request is taken in, and how it is to be answered (R-BUDGET-1).

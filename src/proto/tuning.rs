@@ -89,6 +89,9 @@ pub(super) const RETRY_MAX_NS: u64 = 250_000_000;
 /// (7 in 10,000) are no longer loss but congestion, or a source that is gone. With three, 200 agents at 20 % loss stood
 /// still for half a second now and then.
 pub(super) const RETRIES_FLAT: u8 = 8;
+/// The longest time that a repair may take to come, from when it was first asked for, and count as what it usually takes:
+/// further away than anything on a campus. Whoever waited longer was cut off.
+pub(super) const ANSWER_MAX_NS: u64 = 50_000_000;
 /// The robust factor: how often a gap is asked for before it is given up (R-NACK-5). At the longest wait this is about a
 /// quarter of a minute, far longer than any repair that a source is able to make.
 pub(super) const ROBUST_FACTOR: u8 = 64;
@@ -140,6 +143,10 @@ pub(super) const QUIET_EVENTS: u8 = 8;
 pub(super) const QUIET_ASKS: usize = 3;
 /// Time without any common loss after which the back-off is halved too.
 pub(super) const QUIET_NS: u64 = 5_000_000_000;
+/// Where giving up turned out to be wrong, that takes so many times as much the next time, and no more than this.
+pub(super) const TRUST_STEP: u64 = 16;
+/// See [`TRUST_STEP`].
+pub(super) const TRUST_MAX: u64 = 256;
 /// And after which it is given up altogether, and the scouts with it: what a floor loses in common once in some minutes
 /// (a trunk that flaps, an IGMP querier that has moved) it loses again.
 pub(super) const TRUST_NS: u64 = 600_000_000_000;
@@ -181,7 +188,7 @@ pub(super) const COPY_BYTES_MAX: usize = 700;
 pub(super) const COPY_RATE_SHARE: u64 = 20;
 /// Datagrams in a row, without such a pause, whose copies ride in the next one: what a person says is a few datagrams, and
 /// what is a stream shows its losses by itself.
-pub(super) const COPY_ROW_LEN: u32 = 4;
+pub(super) const COPY_ROW_LEN: u32 = 8;
 /// Copies that may go out at once.
 pub(super) const COPY_BURST_BYTES: u64 = 16 * 1_024;
 /// The share of that which second copies may take: one part in so many. What is said now and then gets both, 150 notices
@@ -245,7 +252,9 @@ pub(super) const BLOCK_WAIT_NS: u64 = 2_000_000;
 /// that is lost makes a pause of two.
 pub(super) const BLOCK_WAIT_PAUSES: u64 = 4;
 /// Pauses longer than this are none of the stream's pace: what comes so seldom is not waited for.
-pub(super) const BLOCK_PAUSE_MAX_NS: u64 = 50_000_000;
+pub(super) const BLOCK_PAUSE_MAX_NS: u64 = 20_000_000;
+/// A gap is put off no longer than this, whatever still comes: what stands behind it waits, too.
+pub(super) const BLOCK_WAIT_MAX_NS: u64 = 100_000_000;
 /// Parity shards that go out unasked at most, where losses are measured: a quarter of a block. What needs more is not
 /// loss but a broken cable.
 pub(super) const PROACTIVE_MAX: u8 = 16;

@@ -25,10 +25,12 @@ pub(super) struct Stored {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gap {
     pub(super) range: SeqRange,
-    /// When it is to be asked for next.
+    /// When it is to be asked for next, and when it was to be at first.
     pub(super) due: Timestamp,
-    /// How often it has been asked for.
+    first_due: Timestamp,
+    /// How often it has been asked for, and when first.
     pub(super) asks: u8,
+    asked: Timestamp,
     /// What is to be told when its turn comes.
     pub(super) fate: Fate,
 }
@@ -45,6 +47,14 @@ pub(super) enum Fate {
 }
 
 impl Gap {
+    /// It is asked for now.
+    pub(super) fn ask(&mut self, now: Timestamp) {
+        if self.asks == 0 {
+            self.asked = now;
+        }
+        self.asks = self.asks.saturating_add(1);
+    }
+
     fn is_hoped(&self) -> bool {
         self.fate == Fate::Hoped
     }
@@ -204,7 +214,9 @@ impl ReceiveWindow {
                 self.gaps.push_back(Gap {
                     range,
                     due,
+                    first_due: due,
                     asks: 0,
+                    asked: Timestamp::ZERO,
                     fate: Fate::Lost,
                 });
                 self.end = trail;
@@ -262,7 +274,9 @@ impl ReceiveWindow {
             range,
             fate,
             due: Timestamp::FAR_FUTURE,
+            first_due: Timestamp::FAR_FUTURE,
             asks: 0,
+            asked: Timestamp::ZERO,
         };
         let mut parts = vec![gap(range, Fate::Skipped(why))];
         while self.gaps.get(at).is_some_and(touched)
@@ -296,6 +310,13 @@ impl ReceiveWindow {
         self.stored.range(from..to).map(|(_, stored)| stored)
     }
 
+    /// When the missing number `seq` was first asked for.
+    pub(super) fn asked(&self, seq: SeqNo) -> Option<Timestamp> {
+        let at = self.gaps.partition_point(|gap| gap.range.end() <= seq);
+        let gap = self.gaps.get(at).filter(|gap| gap.range.contains(seq))?;
+        (gap.asks > 0).then_some(gap.asked)
+    }
+
     /// What is stored under `seq`.
     pub(super) fn stored(&self, seq: SeqNo) -> Option<&Stored> {
         let at = self.stored.partition_point(|(held, _)| *held < seq);
@@ -315,12 +336,14 @@ impl ReceiveWindow {
         self.gaps.iter_mut().filter(|gap| gap.is_hoped())
     }
 
-    /// Gaps from `first` on that have not been asked for are not asked for before `due`.
-    pub(super) fn put_off(&mut self, first: SeqNo, due: Timestamp) {
+    /// Gaps from `first` on that have not been asked for are not asked for before `due`, or so long after they were to be at
+    /// first.
+    pub(super) fn put_off(&mut self, first: SeqNo, due: Timestamp, longest_ns: u64) {
         let last = self.gaps.iter_mut().rev();
         for gap in last.take_while(|gap| gap.range.first() >= first) {
             if gap.asks == 0 && gap.is_hoped() {
-                gap.due = gap.due.max(due);
+                let latest = gap.first_due.plus_nanos(longest_ns);
+                gap.due = gap.due.max(due.min(latest));
             }
         }
     }
@@ -373,7 +396,9 @@ impl ReceiveWindow {
         self.gaps.push_back(Gap {
             range,
             due,
+            first_due: due,
             asks: 0,
+            asked: Timestamp::ZERO,
             fate: Fate::Hoped,
         });
         true
