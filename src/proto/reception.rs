@@ -17,9 +17,10 @@ use super::output::{Delivery, Origin, Output};
 use super::receiver::Resume;
 use super::tuning::{
     ANSWER_MAX_NS, ANSWERED_NS, BACKOFF_MAX_NS, BLOCK_PAUSE_MAX_NS, BLOCK_WAIT_MAX_NS,
-    BLOCK_WAIT_NS, BLOCK_WAIT_PAUSES, PARITY_ASKS_MAX, REPORT_AFTER_LEN, REPORT_GAP_MIN_NS,
-    REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT, RETRY_MAX_NS, ROBUST_FACTOR,
-    SCOUTS_FIRST_QUARTERS, SCOUTS_HOLD_NS, Tuning, report_gap_ns, urgent_report_gap_ns,
+    BLOCK_WAIT_NS, BLOCK_WAIT_PAUSES, Backoff, PARITY_ASKS_MAX, REPORT_AFTER_LEN,
+    REPORT_GAP_MIN_NS, REPORT_SPREAD_MAX_NS, REPORT_SPREAD_PER_RECEIVER_NS, RETRIES_FLAT,
+    RETRY_MAX_NS, ROBUST_FACTOR, SCOUTS_FIRST_QUARTERS, SCOUTS_HOLD_NS, Tuning, report_gap_ns,
+    urgent_report_gap_ns,
 };
 use super::window::{Fate, Gap, Inserted, Next, ReceiveWindow, Stored};
 use super::{Discard, backoff};
@@ -840,6 +841,11 @@ fn is_for_parity(blocks: Option<&Blocks>, gap: &Gap) -> bool {
 /// same repair do not ask in step.
 fn retry_ns(asks: u8, answer_ns: u64, path: Path, rng: &mut Rng) -> u64 {
     let shortest = path.tuning.retry_min_ns.min(RETRY_MAX_NS);
+    // Other systems' constants, which do without a learnt back-off, do without this as well.
+    let answer_ns = match path.tuning.backoff {
+        Backoff::Adaptive => answer_ns,
+        Backoff::Fixed(_) => 0,
+    };
     let usual = (2 * path.grtt_ns).max(answer_ns.saturating_add(answer_ns / 4));
     let base = usual.clamp(shortest, RETRY_MAX_NS);
     let doublings = u32::from(asks.saturating_sub(RETRIES_FLAT)).min(20);
