@@ -26,7 +26,7 @@ use super::publication::{
 };
 use super::terms::Terms;
 use super::tuning::{
-    BURST_BYTES, COPY_AGAIN_SHARE, COPY_BURST_BYTES, COPY_RATE_SHARE, LOSS_LEN_MAX,
+    BURST_BYTES, COPY_AGAIN_SHARE, COPY_BURST_BYTES, COPY_RATE_MAX, COPY_RATE_SHARE, LOSS_LEN_MAX,
     NUMBERS_PER_NACK_MAX, NUMBERS_PER_NACK_UNIT, SCOUTS_EVERY_NS, SCOUTS_FROM, Tuning,
     UNITS_PER_BLOCK, report_gap_ns,
 };
@@ -107,14 +107,11 @@ struct Copies {
 
 impl Copies {
     fn new(data_rate: Rate) -> Self {
-        let bucket = |share, bytes| {
-            let rate = Rate::try_from(data_rate.get() / share);
-            Bucket::new(rate.unwrap_or(Rate::MIN), bytes)
-        };
-        let (share, again) = (COPY_RATE_SHARE, COPY_AGAIN_SHARE);
+        let bucket = |rate, bytes| Bucket::new(Rate::try_from(rate).unwrap_or(Rate::MIN), bytes);
+        let rate = (data_rate.get() / COPY_RATE_SHARE).min(COPY_RATE_MAX);
         Self {
-            all: bucket(share, COPY_BURST_BYTES),
-            second: bucket(share * again, COPY_BURST_BYTES / 2),
+            all: bucket(rate, COPY_BURST_BYTES),
+            second: bucket(rate / COPY_AGAIN_SHARE, COPY_BURST_BYTES / 2),
         }
     }
 

@@ -186,6 +186,8 @@ pub(super) const COPY_BYTES_MAX: usize = 700;
 /// Share of the data rate that copies may take: one part in so many (R-COPY-3). At the recommended rate that is 3,400
 /// notices of 300 bytes a second, as many as there can be with the pause between them that a copy needs.
 pub(super) const COPY_RATE_SHARE: u64 = 20;
+/// Bytes a second that they may take at most, however fast the source: what is said does not grow with the cable.
+pub(super) const COPY_RATE_MAX: u64 = 1_250_000;
 /// Datagrams in a row, without such a pause, whose copies ride in the next one: what a person says is a few datagrams, and
 /// what is a stream shows its losses by itself.
 pub(super) const COPY_ROW_LEN: u32 = 8;
