@@ -138,8 +138,8 @@ pub(super) const NACKS_PER_EVENT_MAX: usize = 10;
 pub(super) const SCOUTS_ONLY_NS: u64 = 1_000;
 /// Losses after which the back-off is thought over (R-BACK-3).
 pub(super) const QUIET_EVENTS: u8 = 8;
-/// Of those, so many asked for each on average beside the scouts, or fewer: it is halved. Half the back-off brings twice the requests at
-/// most, which is well below [`NACKS_PER_EVENT_MAX`] still.
+/// Of those, so many asked for each on average beside the scouts, or fewer: it is halved. Half the back-off brings twice the
+/// requests at most, which is well below [`NACKS_PER_EVENT_MAX`] still.
 pub(super) const QUIET_ASKS: usize = 3;
 /// Time without any common loss after which the back-off is halved too.
 pub(super) const QUIET_NS: u64 = 5_000_000_000;
@@ -193,8 +193,8 @@ pub(super) const COPY_RATE_MAX: u64 = 1_250_000;
 pub(super) const COPY_ROW_LEN: u32 = 8;
 /// Copies that may go out at once.
 pub(super) const COPY_BURST_BYTES: u64 = 16 * 1_024;
-/// The share of that which second copies may take: one part in so many. What is said now and then gets both, 150 notices
-/// of 300 bytes a second; where one follows the other, the first copy alone leaves one loss in a thousand to be asked for.
+/// The share of the copies' rate that second copies may take: one part in so many. What is said now and then gets both, 150
+/// notices of 300 bytes a second; where one follows the other, the first copy mends all but one loss in a thousand at 0.1 %.
 pub(super) const COPY_AGAIN_SHARE: u64 = 20;
 /// Heartbeats that carry the last small datagram again: those at 0.25 and 0.5 ms. At 1 % loss one message in 10^6 is
 /// lost three times in a row.

@@ -471,6 +471,17 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_put_off_no_longer_than_it_may_be() {
+        let at = Timestamp::from_nanos;
+        let mut window = ReceiveWindow::new(SeqNo::ZERO, 1_024);
+        window.insert(SeqNo(2), segment(), at(10));
+        for (due, then) in [(5, 10), (30, 30), (500, 110)] {
+            window.put_off(SeqNo::ZERO, at(due), 100);
+            assert_eq!(window.next_due(), at(then), "put off to {due}");
+        }
+    }
+
+    #[test]
     fn hostile_numbers_are_beyond_the_window() {
         let mut window = ReceiveWindow::new(SeqNo(100), 1_024);
         for seq in [SeqNo::MAX.0, u64::MAX, u64::MAX - 101, 100 + 1_024] {

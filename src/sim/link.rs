@@ -238,6 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn who_goes_in_earlier_does_not_wait_for_who_was_reckoned_before() {
+        let mut link = Link::default();
+        let mut rng = Rng::new(1);
+        let mut arrival = |at_ns| {
+            let [copy, _] = link.carry(Timestamp::from_nanos(at_ns), 8, &mut rng);
+            copy.unwrap().at.as_nanos()
+        };
+        assert_eq!(arrival(2_500_000), 2_525_000);
+        assert_eq!(arrival(25_000), 50_000);
+        assert_eq!(arrival(2_500_000), 2_525_000);
+    }
+
+    #[test]
     fn a_damaged_datagram_differs_in_one_bit() {
         let mut link = Link {
             corrupt: 1.0,
