@@ -288,7 +288,9 @@ impl ReceiveBatch {
         self.allocations + self.copies.allocations
     }
 
-    fn pop(&mut self) -> Option<(SocketAddr, Bytes)> {
+    /// Takes out the datagram that has waited longest, with its sender's address. Once it has been dropped its memory serves
+    /// the next one.
+    pub fn pop(&mut self) -> Option<(SocketAddr, Bytes)> {
         let rest_bytes = self.rest_bytes();
         while self.next < self.filled {
             let slot = &mut self.slots[self.next];

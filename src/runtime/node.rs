@@ -187,40 +187,47 @@ impl Node {
         }
     }
 
-    /// Takes in up to `budget` datagrams; what is left waits for the next turn.
-    pub(super) fn receive(
+    /// Gathers what has come into `batch`, as far as it has room; how many datagrams that are, or 1 if there were none.
+    pub(super) fn receive(&mut self, batch: &mut ReceiveBatch, stats: &mut LoopStats) -> usize {
+        let mut taken = 0;
+        for port in self.sockets.iter_mut().filter(|port| port.is_readable) {
+            if batch.is_full() {
+                break;
+            }
+            let received = port.socket.receive(batch);
+            stats.truncated += received.truncated;
+            stats.receive_errors += received.errors;
+            stats.datagrams_received += received.count as u64;
+            stats.received_in_trains += received.in_trains as u64;
+            // A socket that gives only errors is left alone until the system speaks of it again.
+            port.is_readable = !received.would_block && !received.is_stuck();
+            taken += received.count;
+        }
+        taken.max(1)
+    }
+
+    /// Takes the next datagram of `batch` in; false when there is none.
+    pub(super) fn take_in(
         &mut self,
         now: Timestamp,
-        budget: usize,
         batch: &mut ReceiveBatch,
         stats: &mut LoopStats,
-    ) {
-        let mut left = budget;
-        for port in self.sockets.iter_mut().filter(|port| port.is_readable) {
-            while left > 0 && port.is_readable {
-                let received = port.socket.receive(batch);
-                stats.truncated += received.truncated;
-                stats.receive_errors += received.errors;
-                stats.datagrams_received += received.count as u64;
-                stats.received_in_trains += received.in_trains as u64;
-                // A socket that gives only errors is left alone until the system speaks of it again.
-                port.is_readable = !received.would_block && !received.is_stuck();
-                left = left.saturating_sub(received.count.max(1));
-                for (from, datagram) in batch.drain() {
-                    if self
-                        .drops
-                        .as_mut()
-                        .is_some_and(|drops| drops.rng.chance(drops.probability))
-                    {
-                        stats.datagrams_dropped += 1;
-                        continue;
-                    }
-                    // Whatever comes is to be expected; the station counts what it refuses.
-                    let _ = self.station.handle_datagram(now, from, datagram);
-                    self.touched = true;
-                }
-            }
+    ) -> bool {
+        let Some((from, datagram)) = batch.pop() else {
+            return false;
+        };
+        if self
+            .drops
+            .as_mut()
+            .is_some_and(|drops| drops.rng.chance(drops.probability))
+        {
+            stats.datagrams_dropped += 1;
+        } else {
+            // Whatever comes is to be expected; the station counts what it refuses.
+            let _ = self.station.handle_datagram(now, from, datagram);
+            self.touched = true;
         }
+        true
     }
 
     pub(super) fn poll_event(&mut self, wall_ns: u64) -> Option<StationEvent> {
