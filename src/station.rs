@@ -3,7 +3,7 @@
 //! `runtime` gives it sockets and a clock, `sim` a virtual network. It is driven like [`Endpoint`] and keeps the same
 //! rules: after each command or input, drain transmit, then events, then read the timeout.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -201,7 +201,8 @@ pub struct Station {
     listed: BTreeMap<GroupId, Vec<(SourceId, String)>>,
     published: BTreeSet<StreamId>,
     expected: Expected,
-    events: VecDeque<Event>,
+    /// How many of the endpoint's events, from the front, have been told to whom they concern.
+    routed: usize,
     outgoing: Vec<Outgoing>,
 }
 
@@ -241,7 +242,7 @@ impl Station {
             listed: listed.collect(),
             published: BTreeSet::new(),
             expected: Expected::default(),
-            events: VecDeque::new(),
+            routed: 0,
             outgoing: Vec::new(),
         }
     }
@@ -466,7 +467,19 @@ impl Station {
 
     /// What happened next; `wall_ns` is the present, nanoseconds since 1970.
     pub fn poll_event(&mut self, wall_ns: u64) -> Option<StationEvent> {
-        Some(match self.events.pop_front()? {
+        loop {
+            let event = self.endpoint.poll_event()?;
+            self.routed = self.routed.saturating_sub(1);
+            let event = self.told_to_owner(event, wall_ns);
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
+    /// What the owner is told of an event; nothing of what was for the roster.
+    fn told_to_owner(&mut self, event: Event, wall_ns: u64) -> Option<StationEvent> {
+        Some(match event {
             Event::SessionStarted { origin, from } => StationEvent::SessionStarted { origin, from },
             Event::SessionEnded { origin, reason } => StationEvent::SessionEnded { origin, reason },
             Event::Lost {
@@ -531,7 +544,7 @@ impl Station {
             Event::NameConflict { from } => StationEvent::NameConflict { from },
             Event::Delivered(delivery) => self.receive(delivery, wall_ns),
             Event::Reported { station, .. } => StationEvent::Reported { station },
-            Event::Control { .. } => return self.poll_event(wall_ns),
+            Event::Control { .. } => return None,
         })
     }
 
@@ -585,10 +598,10 @@ impl Station {
         }
     }
 
-    /// Hands the endpoint's events to whom they concern, and keeps the rest for the owner.
+    /// Tells the endpoint's new events to whom they concern; all of them stay for the owner.
     fn route_events(&mut self, now: Timestamp) {
-        while let Some(event) = self.endpoint.poll_event() {
-            match &event {
+        for event in self.endpoint.events_from(self.routed) {
+            match event {
                 Event::Control { datagram, .. } => {
                     let Ok(datagram) = wire::decode(datagram) else {
                         continue;
@@ -596,7 +609,6 @@ impl Station {
                     for message in datagram.messages() {
                         self.roster.handle(now, datagram.header.source, &message);
                     }
-                    continue;
                 }
                 Event::Reported {
                     station,
@@ -610,8 +622,8 @@ impl Station {
                 }
                 _ => {}
             }
-            self.events.push_back(event);
         }
+        self.routed = self.endpoint.events_len();
     }
 
     fn send_outgoing(&mut self, outgoing: &Outgoing) {

@@ -363,6 +363,16 @@ impl Endpoint {
         self.out.pop()
     }
 
+    /// The events that [`Endpoint::poll_event`] will give, from the `first`-th on.
+    pub fn events_from(&self, first: usize) -> impl Iterator<Item = &Event> {
+        self.out.events_from(first)
+    }
+
+    /// How many events [`Endpoint::poll_event`] will give.
+    pub fn events_len(&self) -> usize {
+        self.out.len()
+    }
+
     /// When [`Endpoint::handle_timeout`] and [`Endpoint::poll_transmit`] are to be called next, if nothing comes in
     /// before; [`Timestamp::FAR_FUTURE`] when never.
     pub fn poll_timeout(&self) -> Timestamp {

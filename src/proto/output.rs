@@ -182,6 +182,14 @@ impl Output {
         self.events.pop_front()
     }
 
+    pub(super) fn events_from(&self, first: usize) -> impl Iterator<Item = &Event> {
+        self.events.range(first.min(self.events.len())..)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     pub(super) fn deliver(&mut self, delivery: Delivery) {
         self.push(Event::Delivered(delivery));
     }
