@@ -160,11 +160,11 @@ impl Receiver {
             is_repair: data.sending != Sending::New,
         };
         let room = self.bytes < self.bytes_max;
-        let at = self.enter(now, header, from, data.stream, met, out)?;
+        let mut at = self.enter(now, header, from, data.stream, met, out)?;
         let mut discard = None;
         at.reception.heed_backoff(&data.advert);
         let held_before = at.reception.bytes();
-        let cost = datagram.len() / data.segments().count().max(1) + ENTRY_BYTES;
+        let cost = datagram.len() / data.len() + ENTRY_BYTES;
         for (seq, segment) in data.segments() {
             // A full buffer still takes what closes the gap at the contiguous mark: that is what empties it (R-WIN-4).
             let inserted = if room || seq == at.reception.through() {
@@ -174,7 +174,7 @@ impl Receiver {
                     is_repair: data.sending == Sending::Repair,
                     cost,
                 };
-                at.reception.insert(now, seq, stored, at.path, at.rng)
+                at.take_in(now, seq, stored, out)
             } else {
                 Err(Discard::Full)
             };
@@ -196,7 +196,6 @@ impl Receiver {
                     }
                 }
             }
-            at.reception.advance(now, at.origin, at.path, at.rng, out);
         }
         out.stats.segments_mended += at.reception.mend(now, at.path, at.rng);
         at.reception.heed(&data.advert);
@@ -635,6 +634,32 @@ struct At<'a> {
     path: Path,
     reception: &'a mut Reception,
     rng: &'a mut Rng,
+}
+
+impl At<'_> {
+    /// Takes a segment in and hands on what it lets go.
+    fn take_in(
+        &mut self,
+        now: Timestamp,
+        seq: SeqNo,
+        segment: Stored,
+        out: &mut Output,
+    ) -> Result<Inserted, Discard> {
+        let Self {
+            origin,
+            path,
+            reception,
+            rng,
+        } = self;
+        if reception.can_pass(seq) {
+            reception.pass(now, seq, segment, *origin, out);
+            reception.schedule_report(now, *path, rng);
+            return Ok(Inserted::Kept);
+        }
+        let inserted = reception.insert(now, seq, segment, *path, rng);
+        reception.advance(now, *origin, *path, rng, out);
+        inserted
+    }
 }
 
 /// What the first datagram of a stream tells about it.

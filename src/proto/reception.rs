@@ -223,6 +223,28 @@ impl Reception {
         self.closing != Closing::Open && !self.window.has_gaps()
     }
 
+    /// Whether `seq` can be handed on as it comes ([`Reception::pass`]): it is next, and nothing is missing or waiting.
+    pub(super) fn can_pass(&self, seq: SeqNo) -> bool {
+        self.blocks.is_none() && self.window.is_next_of_all(seq)
+    }
+
+    /// Hands the next segment on without a place in the window: what [`Reception::insert`] and [`Reception::advance`] would
+    /// do with most segments.
+    pub(super) fn pass(
+        &mut self,
+        now: Timestamp,
+        seq: SeqNo,
+        segment: Stored,
+        origin: Origin,
+        out: &mut Output,
+    ) {
+        self.window.pass(seq);
+        if segment.is_repair {
+            self.note_answer(now, None);
+        }
+        self.take(seq, segment, origin, out);
+    }
+
     /// Takes one segment in. What it lets go is handed on by [`Reception::advance`].
     pub(super) fn insert(
         &mut self,
@@ -805,7 +827,7 @@ impl Reception {
 
     /// The mark moved: a report follows, soon after a quiet time, seldom under steady data, and oftener under so much that a
     /// source may be waiting for it (R-REP-2).
-    fn schedule_report(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
+    pub(super) fn schedule_report(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
         let is_scheduled = self.report_due != Timestamp::FAR_FUTURE;
         let is_urgent = self.through().since(self.reported_through) >= REPORT_AFTER_LEN;
         if is_scheduled && (self.is_report_urgent || !is_urgent) {

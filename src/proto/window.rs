@@ -155,6 +155,18 @@ impl ReceiveWindow {
         true
     }
 
+    /// Whether `seq` comes next and nothing is missing or waiting.
+    pub(super) fn is_next_of_all(&self, seq: SeqNo) -> bool {
+        seq == self.next && seq == self.end
+    }
+
+    /// Goes past `seq`, which [is next of all](Self::is_next_of_all) and is handed on as it is.
+    pub(super) fn pass(&mut self, seq: SeqNo) {
+        debug_assert!(self.is_next_of_all(seq));
+        self.next = seq.plus(1);
+        self.end = self.next;
+    }
+
     /// Takes a segment in; `due` is when a gap that it shows is to be asked for.
     pub(super) fn insert(&mut self, seq: SeqNo, segment: Stored, due: Timestamp) -> Inserted {
         if seq < self.next {

@@ -128,10 +128,16 @@ pub struct Data<'a> {
     pub advert: Advert,
     /// Why it is on its way.
     pub sending: Sending,
+    len: usize,
     segments: &'a [u8],
 }
 
 impl<'a> Data<'a> {
+    /// How many segments it has, at least 1.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Its segments with their numbers, ascending.
     pub fn segments(&self) -> impl Iterator<Item = (SeqNo, Segment<'a>)> + use<'a> {
         let mut reader = Reader(self.segments);
@@ -162,8 +168,10 @@ impl<'a> Data<'a> {
         );
         let segments = reader.0;
         Segment::read(reader)?;
+        let mut len = 1;
         while !reader.is_empty() {
             Segment::read(reader)?;
+            len += 1;
         }
         let advert = Advert {
             trail,
@@ -176,6 +184,7 @@ impl<'a> Data<'a> {
             first,
             advert,
             sending: Sending::from_flags(flags).ok_or(DecodeError::Field("message flags"))?,
+            len,
             segments,
         })
     }
@@ -946,11 +955,13 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// Reads every message of `body` once, for its faults.
-pub(super) fn check(body: &[u8]) -> Result<(), DecodeError> {
+/// Reads every message of `body` once, for its faults; the first of them, which most datagrams have no other beside.
+pub(super) fn check(body: &[u8]) -> Result<(Message<'_>, &[u8]), DecodeError> {
     let mut reader = Reader(body);
+    let first = Message::read(&mut reader)?;
+    let rest = reader.0;
     while !reader.is_empty() {
         Message::read(&mut reader)?;
     }
-    Ok(())
+    Ok((first, rest))
 }

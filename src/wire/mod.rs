@@ -61,13 +61,14 @@ pub struct Datagram<'a> {
     pub header: Header,
     /// What its key put behind the messages.
     pub trailer: &'a [u8],
-    body: &'a [u8],
+    first: Message<'a>,
+    rest: &'a [u8],
 }
 
 impl<'a> Datagram<'a> {
     /// The messages in it, in order.
-    pub fn messages(&self) -> Messages<'a> {
-        Messages::new(self.body)
+    pub fn messages(&self) -> impl Iterator<Item = Message<'a>> + use<'a> {
+        std::iter::once(self.first).chain(Messages::new(self.rest))
     }
 }
 
@@ -122,11 +123,12 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
     if body.is_empty() {
         return Err(DecodeError::Empty);
     }
-    message::check(body)?;
+    let (first, rest) = message::check(body)?;
     Ok(Datagram {
         header,
         trailer,
-        body,
+        first,
+        rest,
     })
 }
 
