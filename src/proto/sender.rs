@@ -200,8 +200,10 @@ impl Sender {
         config: &Config,
         stats: &mut Stats,
     ) -> Result<SeqRange, PublishError> {
-        self.accepts(&[stream], payload.len(), config)?;
         let len = payload.len();
+        if self.is_closed || !self.publications.contains_key(&stream) {
+            self.accepts(&[stream], len, config)?;
+        }
         let publication = self.publications.entry(stream).or_insert_with(|| {
             let backoff = self.backoffs.of(stream.lane()).quantized();
             Publication::new(stream, config.tuning, backoff, now)

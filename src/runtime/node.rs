@@ -268,6 +268,9 @@ impl Node {
 
     /// Whether nothing stands in the way of new datagrams.
     fn flush_unsent(&mut self, network: &Network, stats: &mut LoopStats) -> bool {
+        if self.unsent.is_empty() {
+            return true;
+        }
         let waiting = self
             .unsent
             .iter()
