@@ -365,3 +365,45 @@ fn one_that_catches_up_after_the_end_is_back_in_pace() {
     }
     assert_eq!(source.stats().pace_rejoined, 1);
 }
+
+/// What was said every millisecond cost three datagrams: itself and two heartbeats, the second of which told what the next
+/// message told 0.5 ms later. At the end of it, and behind a message that stands alone, nobody waits longer than R-HB-4 says.
+#[test]
+fn what_is_said_every_millisecond_costs_two_datagrams() {
+    const EVERY_NS: u64 = 1_000_000;
+    const MESSAGES: u64 = 50;
+    let mut source = source();
+    let mut sent = Vec::new();
+    let mut run_until = |source: &mut Endpoint, end: Timestamp| {
+        while source.poll_timeout() < end {
+            let now = source.poll_timeout();
+            sent.extend(drain(source, now).iter().map(|_| now));
+        }
+        std::mem::take(&mut sent)
+    };
+    let mut last = START;
+    let mut steady = 0;
+    for message in 0..MESSAGES {
+        last = START.plus_nanos(message * EVERY_NS);
+        steady += run_until(&mut source, last).len();
+        source
+            .publish(last, stream(Lane::Routine), Bytes::from_static(b"x"))
+            .unwrap();
+        steady += drain(&mut source, last).len();
+    }
+    // The first message stands alone until the second has come.
+    assert!(steady as u64 <= 2 * MESSAGES, "{steady}");
+    let offsets = |sent: Vec<Timestamp>, since: Timestamp| -> Vec<u64> {
+        sent.iter().map(|at| at.nanos_since(since)).collect()
+    };
+    let after = run_until(&mut source, last.plus_nanos(2 * EVERY_NS));
+    assert_eq!(offsets(after, last), [250_000, 1_250_000, 1_750_000]);
+    let alone = last.plus_nanos(5 * EVERY_NS);
+    run_until(&mut source, alone);
+    source
+        .publish(alone, stream(Lane::Routine), Bytes::from_static(b"x"))
+        .unwrap();
+    drain(&mut source, alone);
+    let after = run_until(&mut source, alone.plus_nanos(EVERY_NS));
+    assert_eq!(offsets(after, alone), [250_000, 500_000]);
+}

@@ -20,7 +20,7 @@ use super::transmit::Destination;
 use super::tuning::{
     BLOCK_SHARDS, BLOCK_WAIT_NS, CLOSING_GAPS_NS, COPIES_PER_TAIL, COPY_ROW_LEN,
     EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS, HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX,
-    PROACTIVE_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
+    PACED_MAX_NS, PROACTIVE_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
 };
 
 /// A segment kept for sending and repair.
@@ -169,6 +169,8 @@ pub(super) struct Publication {
     copies_left: u8,
     /// Datagrams of new data since the last pause.
     row_len: u32,
+    /// How long nothing new had gone out before the last of them.
+    pause_ns: u64,
     /// The next number to be sent again because it is an emergency.
     again: SeqNo,
     heartbeat_due: Timestamp,
@@ -201,6 +203,7 @@ impl Publication {
             tail: SeqNo::ZERO,
             copies_left: 0,
             row_len: 0,
+            pause_ns: u64::MAX,
             again: SeqNo::ZERO,
             slots: VecDeque::new(),
             bytes: 0,
@@ -528,11 +531,17 @@ impl Publication {
         }
     }
 
+    /// When the number before `seq` was sent for the first time.
+    fn sent_before(&self, seq: SeqNo) -> Option<Timestamp> {
+        let before = self.slot(SeqNo(seq.0.checked_sub(1)?))?;
+        Some(before.sent)
+    }
+
     /// A datagram with new data from `first` on has been written: its copies may follow (R-COPY-1).
     pub(super) fn begin_tail(&mut self, now: Timestamp, first: SeqNo) {
-        let before = first.0.checked_sub(1).and_then(|seq| self.slot(SeqNo(seq)));
-        let pause_ns = before.map_or(u64::MAX, |before| now.nanos_since(before.sent));
-        self.row_len = if pause_ns >= self.tuning.heartbeat_first_ns {
+        let before = self.sent_before(first);
+        self.pause_ns = before.map_or(u64::MAX, |before| now.nanos_since(before));
+        self.row_len = if self.pause_ns >= self.tuning.heartbeat_first_ns {
             1
         } else {
             self.row_len.saturating_add(1)
@@ -889,6 +898,17 @@ impl Publication {
                 self.heartbeat_due = now.plus_nanos(self.heartbeat_gap_ns);
                 self.heartbeat_gap_ns = (self.heartbeat_gap_ns * 2).min(HEARTBEAT_MAX_NS);
             }
+        }
+    }
+
+    /// The heartbeat just sent has carried the last data again, whole: only whoever lost both needs the one after it. Where
+    /// new data is about to come, which tells the same, it waits for that (R-HB-4).
+    pub(super) fn put_off_heartbeat(&mut self, now: Timestamp) {
+        if self.closing.is_none() && self.pause_ns <= PACED_MAX_NS {
+            let sent = self.sent_before(self.unsent).unwrap_or(now);
+            let expected = sent.plus_nanos(self.pause_ns);
+            let latest = expected.plus_nanos(self.pause_ns / 4);
+            self.heartbeat_due = self.heartbeat_due.max(latest);
         }
     }
 

@@ -78,6 +78,9 @@ impl Tuning {
 pub(super) const HEARTBEAT_MAX_NS: u64 = 1_000_000_000;
 /// Under steady data a heartbeat still goes out this often: it carries the clock for GRTT (R-HB-3).
 pub(super) const HEARTBEAT_STEADY_NS: u64 = 20_000_000;
+/// Pauses between new data up to this are a pace: the next data is expected after as long again (R-HB-4). Longer than that,
+/// nobody should be left without word for it.
+pub(super) const PACED_MAX_NS: u64 = 2_000_000;
 /// Gaps between the heartbeats that say a session has ended: three of them, so that losing two does not matter (R-END-1).
 pub(super) const CLOSING_GAPS_NS: [u64; 3] = [0, 1_000_000, 3_000_000];
 /// Numbers one NACK may ask for. More is cut off; what is still missing is asked for again (R-NACK-6).

@@ -1,9 +1,7 @@
 //! What goes out next, and how it is written down.
 
 use crate::time::Timestamp;
-use crate::wire::{
-    Advert, DatagramWriter, GroupId, Lane, Parity, Segment, Sending, SeqNo, StreamId,
-};
+use crate::wire::{Advert, DatagramWriter, GroupId, Lane, Parity, Sending, SeqNo, StreamId};
 
 use super::{Copies, Sender};
 use crate::proto::Stats;
@@ -224,7 +222,8 @@ impl Sender {
                 if is_full {
                     return;
                 }
-                stats.copies_sent += write_tail(writer, publication, tail, copies, now, &advert);
+                let again = write_tail(writer, publication, tail, copies, now, &advert);
+                stats.copies_sent += again.written;
             }
         });
         stats.segments_sent += segments;
@@ -308,8 +307,11 @@ impl Sender {
             {
                 if let Some(publication) = publications.get_mut(&StreamId::new(group, lane)) {
                     let (tail, advert) = (publication.tail(now), publication.advert(now));
-                    stats.copies_sent +=
-                        write_tail(writer, publication, tail, copies, now, &advert);
+                    let again = write_tail(writer, publication, tail, copies, now, &advert);
+                    stats.copies_sent += again.written;
+                    if again.is_whole && tail.is_some_and(|tail| tail.is_first_copy) {
+                        publication.put_off_heartbeat(now);
+                    }
                 }
             }
         });
@@ -331,7 +333,16 @@ fn write_segment(
         .is_some_and(|segment| writer.segment(publication.stream, seq, &advert, sending, &segment))
 }
 
-/// Writes the small segments of `tail` again, as far as room and budget allow (R-COPY-3); how many.
+/// What was written again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Again {
+    /// How many segments.
+    written: u64,
+    /// They are all that there was to write.
+    is_whole: bool,
+}
+
+/// Writes the small segments of `tail` again, as far as room and budget allow (R-COPY-3).
 fn write_tail(
     writer: &mut DatagramWriter<'_>,
     publication: &mut Publication,
@@ -339,26 +350,34 @@ fn write_tail(
     copies: &mut Copies,
     now: Timestamp,
     advert: &Advert,
-) -> u64 {
+) -> Again {
     let Some(Tail {
         numbers: tail,
         is_first_copy,
     }) = tail.filter(|tail| copies.is_ready(now, tail.is_first_copy))
     else {
-        return 0;
+        return Again::default();
     };
-    let mut written = 0;
+    let mut again = Again {
+        written: 0,
+        is_whole: true,
+    };
     let before = writer.bytes();
     for seq in tail.iter() {
-        let is_small = |segment: &Segment<'_>| segment.payload.len() <= COPY_BYTES_MAX;
-        if let Some(segment) = publication.worth_copying(seq).filter(is_small) {
-            if !writer.segment(publication.stream, seq, advert, Sending::Copy, &segment) {
-                break;
-            }
-            written += 1;
+        let Some(segment) = publication.worth_copying(seq) else {
+            continue;
+        };
+        if segment.payload.len() > COPY_BYTES_MAX {
+            again.is_whole = false;
+            continue;
         }
+        if !writer.segment(publication.stream, seq, advert, Sending::Copy, &segment) {
+            again.is_whole = false;
+            break;
+        }
+        again.written += 1;
     }
     copies.spend(now, is_first_copy, writer.bytes() - before);
     publication.mark_copied(tail);
-    written
+    again
 }
