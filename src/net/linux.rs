@@ -1,7 +1,7 @@
 //! Linux: many datagrams a system call, and sending by interface index.
 #![expect(
     unsafe_code,
-    reason = "recvmmsg, sendmmsg, ppoll and ip_mreqn have no safe wrapper among our dependencies"
+    reason = "recvmmsg, sendmmsg, epoll_pwait2, ppoll and ip_mreqn have no safe wrapper among our dependencies"
 )]
 
 use std::io;
@@ -12,10 +12,11 @@ use std::ptr;
 use std::time::Duration;
 
 use mio::net::UdpSocket;
-use mio::{Events, Poll};
+use mio::{Poll, Token};
 
 use super::batch::{Free, Outgoing, Went};
 use super::mode::{self, IoMode, IoModes};
+use super::wait::Ready;
 
 /// Most datagrams in one system call: past 64 the cost of the call itself is no longer seen, and the arrays below stay
 /// within some 10 kB of stack.
@@ -163,36 +164,108 @@ pub(super) fn send(
     Ok(went)
 }
 
+/// Waits for the queue behind a [`Poll`] to the nanosecond, in one call. mio rounds a wait up to whole milliseconds, because
+/// `epoll_wait` knows nothing finer; a heartbeat that is due in a quarter of one would be four times late.
+#[derive(Debug)]
+pub(super) struct Epoll {
+    told: Vec<libc::epoll_event>,
+    /// Whether the kernel has `epoll_pwait2`: since Linux 5.11, unless a sandbox forbids it.
+    is_known: bool,
+}
+
+impl Epoll {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            told: vec![libc::epoll_event { events: 0, u64: 0 }; capacity.max(1)],
+            is_known: true,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_precise_wait(&mut self) {
+        self.is_known = false;
+    }
+
+    /// Adds to `found` what becomes ready within `timeout`; false when the kernel does not know how to.
+    pub(super) fn wait(
+        &mut self,
+        poll: &Poll,
+        timeout: Duration,
+        found: &mut Vec<Ready>,
+    ) -> io::Result<bool> {
+        if !self.is_known {
+            return Ok(false);
+        }
+        let timespec = timespec(timeout);
+        let capacity = libc::c_int::try_from(self.told.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the kernel writes at most `capacity` entries, which `told` has, and reads the `timespec`; both outlive the
+        // call. A null mask leaves the signals as they are, and its size is not looked at.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                poll.as_raw_fd(),
+                self.told.as_mut_ptr(),
+                capacity,
+                &raw const timespec,
+                ptr::null::<libc::sigset_t>(),
+                0_usize,
+            )
+        };
+        let Ok(count) = usize::try_from(count) else {
+            let error = io::Error::last_os_error();
+            // Sandboxes answer calls that they do not know with either.
+            self.is_known = !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM));
+            return if self.is_known { Err(error) } else { Ok(false) };
+        };
+        found.extend(self.told[..count].iter().map(|event| {
+            let (events, token) = (event.events, event.u64);
+            let has = |bits: libc::c_int| events & bits.cast_unsigned() != 0;
+            Ready {
+                token: Token(usize::try_from(token).unwrap_or(usize::MAX)),
+                is_readable: has(libc::EPOLLIN | libc::EPOLLPRI),
+                is_writable: has(libc::EPOLLOUT),
+            }
+        }));
+        Ok(true)
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    // SAFETY: all-zero bytes are a valid `timespec`. (A literal would not do: some C libraries have padding in it.)
+    let mut timespec: libc::timespec = unsafe { mem::zeroed() };
+    timespec.tv_sec = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
+    timespec.tv_nsec = duration.subsec_nanos().into();
+    timespec
+}
+
 /// From here on a millisecond more is no matter, and the extra call is saved.
 const PRECISE_BELOW: Duration = Duration::from_millis(100);
 
-/// Waits as `poll` does, but to the microsecond. mio rounds a wait up to whole milliseconds, because `epoll_wait` knows
-/// nothing finer; a heartbeat that is due in a quarter of one would be four times late. The queue itself can be waited
-/// for, too, and `ppoll` counts in nanoseconds.
-pub(super) fn wait(poll: &mut Poll, events: &mut Events, timeout: Duration) -> io::Result<()> {
+/// What is left to be waited for by mio, once [`is_ready_within`] has answered.
+pub(super) fn rest_of(timeout: Duration) -> Duration {
+    if timeout < PRECISE_BELOW {
+        Duration::ZERO
+    } else {
+        timeout
+    }
+}
+
+/// Where [`Epoll::wait`] is not known: waits for the queue itself, which can be waited for like a socket, and `ppoll` counts in
+/// nanoseconds. False when nothing has become ready; true at once when `timeout` is long or none at all.
+pub(super) fn is_ready_within(poll: &Poll, timeout: Duration) -> io::Result<bool> {
     if timeout.is_zero() || timeout >= PRECISE_BELOW {
-        return poll.poll(events, Some(timeout));
+        return Ok(true);
     }
     let mut queue = libc::pollfd {
         fd: poll.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
-    // SAFETY: all-zero bytes are a valid `timespec`. (A literal would not do: some C libraries have padding in it.)
-    let mut timespec: libc::timespec = unsafe { mem::zeroed() };
-    timespec.tv_nsec = timeout.subsec_nanos().into();
+    let timespec = timespec(timeout);
     // SAFETY: one `pollfd` and the `timespec` outlive the call; a null mask leaves the signals as they are.
-    let answer = unsafe { libc::ppoll(&raw mut queue, 1, &raw const timespec, ptr::null()) };
-    match answer {
-        1.. => poll.poll(events, Some(Duration::ZERO)),
-        _ => {
-            events.clear();
-            if answer < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(())
-            }
-        }
+    match unsafe { libc::ppoll(&raw mut queue, 1, &raw const timespec, ptr::null()) } {
+        answer if answer < 0 => Err(io::Error::last_os_error()),
+        answer => Ok(answer > 0),
     }
 }
 

@@ -17,20 +17,21 @@ mod mode;
 mod portable;
 #[cfg(test)]
 mod tests;
+mod wait;
 #[cfg(windows)]
 mod windows;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::time::Duration;
 
 use mio::event::Source;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 pub use batch::{Outgoing, ReceiveBatch, Received, SendErrors, SendFailure, Sent};
 pub use interface::{Interface, InterfaceError, InterfaceKind, InterfaceSpec, choose, interfaces};
 pub use mode::{IoMode, IoModes, TRAIN_DATAGRAMS, TRAIN_DATAGRAMS_MAX, UnknownMode};
+pub use wait::{Events, Ready, wait};
 
 /// What every socket of a program is opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,19 +158,6 @@ enum Role {
 struct Card {
     index: u32,
     v4: Ipv4Addr,
-}
-
-/// Waits until a registered socket is ready, for `timeout` at most; as precisely as the system can, which on Linux is
-/// some fifty microseconds, elsewhere a millisecond.
-///
-/// # Errors
-/// What the system says; [`io::ErrorKind::Interrupted`] is no failure.
-pub fn wait(poll: &mut Poll, events: &mut Events, timeout: Duration) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    let waited = linux::wait(poll, events, timeout);
-    #[cfg(not(target_os = "linux"))]
-    let waited = poll.poll(events, Some(timeout));
-    waited
 }
 
 impl Card {

@@ -164,7 +164,7 @@ impl Receiver {
         let mut discard = None;
         at.reception.heed_backoff(&data.advert);
         let held_before = at.reception.bytes();
-        let cost = datagram.len() / data.len() + ENTRY_BYTES;
+        let cost = datagram.len() / data.segments_len() + ENTRY_BYTES;
         for (seq, segment) in data.segments() {
             // A full buffer still takes what closes the gap at the contiguous mark: that is what empties it (R-WIN-4).
             let inserted = if room || seq == at.reception.through() {

@@ -128,14 +128,14 @@ pub struct Data<'a> {
     pub advert: Advert,
     /// Why it is on its way.
     pub sending: Sending,
-    len: usize,
+    segments_len: usize,
     segments: &'a [u8],
 }
 
 impl<'a> Data<'a> {
     /// How many segments it has, at least 1.
-    pub const fn len(&self) -> usize {
-        self.len
+    pub const fn segments_len(&self) -> usize {
+        self.segments_len
     }
 
     /// Its segments with their numbers, ascending.
@@ -168,10 +168,10 @@ impl<'a> Data<'a> {
         );
         let segments = reader.0;
         Segment::read(reader)?;
-        let mut len = 1;
+        let mut segments_len = 1;
         while !reader.is_empty() {
             Segment::read(reader)?;
-            len += 1;
+            segments_len += 1;
         }
         let advert = Advert {
             trail,
@@ -184,7 +184,7 @@ impl<'a> Data<'a> {
             first,
             advert,
             sending: Sending::from_flags(flags).ok_or(DecodeError::Field("message flags"))?,
-            len,
+            segments_len,
             segments,
         })
     }
