@@ -216,6 +216,35 @@ fn a_scenario_is_run_cell_by_cell() {
     );
 }
 
+/// Goal: two sources in one group are two stations, and each gets the receivers it wants, whichever hear it first. Method:
+/// such a scenario; each summary speaks of two receivers that lack nothing, and no receiver is in both.
+#[test]
+fn two_sources_share_a_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("two.toml");
+    let text =
+        "name = \"two\"\nmessages = 600\nrate = 3000\nsources = 2\nreceivers = [2]\nrepeat = 2\n";
+    fs::write(&scenario, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    command.args(["bench", "run", "--json"]).arg(&scenario);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let summaries: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(summaries.len(), 4);
+    for turn in summaries.chunks(2) {
+        let mut names = BTreeSet::new();
+        for summary in turn {
+            assert_eq!(summary["missing"], 0, "{summary}");
+            names.extend(summary["received"].as_object().unwrap().keys().cloned());
+        }
+        assert_eq!(names.len(), 4, "{names:?}");
+    }
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {

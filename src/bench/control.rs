@@ -51,6 +51,8 @@ pub(super) struct ClockId {
 pub(super) enum Welcome {
     /// It takes part.
     In { messages: u64, size: usize },
+    /// It does not: the source has as many as it wants. Another one may want it.
+    Full,
     /// It does not, and why.
     Out(String),
 }

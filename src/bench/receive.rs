@@ -1,6 +1,6 @@
 //! A receiver of a run: writes down when each message came, and hands that over at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -23,6 +23,8 @@ use super::{Content, HEAD_BYTES, Place};
 
 /// How often a receiver looks what the silent path has brought.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Full runs that are remembered; a call of a further one is answered again, and declined again.
+const RUNS_MAX: usize = 64;
 /// How long something may be missing at the end without anything coming.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -78,6 +80,7 @@ pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
             deadline: clock.now() + options.wait,
             buffer_bytes: looping.nodes()[number].receive_buffer_bytes(),
             sources: BTreeMap::new(),
+            full: BTreeSet::new(),
             stage: Stage::Waiting,
             failure: None,
         });
@@ -181,6 +184,8 @@ enum News {
         size: usize,
         is_ready: Sender<()>,
     },
+    /// The source has enough receivers.
+    Full,
     /// All were sent.
     Over { sent: u64 },
     /// It has failed, or the source does not want us.
@@ -272,6 +277,8 @@ struct Run<'a> {
     buffer_bytes: usize,
     /// Where each source sends from.
     sources: BTreeMap<Origin, SocketAddr>,
+    /// Runs that have enough receivers: their calls are for others.
+    full: BTreeSet<u32>,
     stage: Stage,
     failure: Option<Failure>,
 }
@@ -318,6 +325,9 @@ impl Run<'_> {
         let Some(from) = self.sources.get(&origin) else {
             return;
         };
+        if self.full.contains(&run) {
+            return;
+        }
         let to = SocketAddr::new(from.ip(), port);
         let hello = Hello {
             run,
@@ -354,6 +364,12 @@ impl Run<'_> {
                 self.begin(messages, size);
                 // A thread that hears it no more has failed, which is its next news.
                 let _ = is_ready.send(());
+            }
+            Ok(News::Full) => {
+                if self.full.len() < RUNS_MAX {
+                    self.full.insert(path.run);
+                }
+                self.stage = Stage::Waiting;
             }
             Ok(News::Over { sent }) => {
                 if let Stage::Running(running) = &mut self.stage {
@@ -474,6 +490,11 @@ fn talk(
             if tell.send(welcome).is_err() || ready.recv().is_err() {
                 return Ok(());
             }
+        }
+        Welcome::Full => {
+            // A receiver that hears it no more has ended.
+            let _ = tell.send(News::Full);
+            return Ok(());
         }
         Welcome::Out(why) => return Err(io::Error::other(why)),
     }

@@ -251,7 +251,9 @@ fn station(
     clock: Clock,
 ) -> Result<Recorded, Failure> {
     let usage = |error: crate::proto::ConfigError| Failure::Usage(error.to_string());
-    let mut config = Place::station("bench-source", session, false);
+    // Each source of a group is a station of its own.
+    let name = format!("bench-source-{:x}", session);
+    let mut config = Place::station(&name, session, false);
     let endpoint = &mut config.endpoint;
     endpoint.data_rate = match options.data_rate {
         Some(rate) => Rate::try_from(rate).map_err(usage)?,
@@ -305,14 +307,19 @@ fn gather(
         size: options.size,
     };
     let receivers = options.receivers;
-    // Ends with the process, or with the last receiver that is wanted.
+    // Ends with the process: who comes when all are there is told so, and may join another source.
     thread::spawn(move || {
         let mut names = BTreeSet::new();
-        while names.len() < receivers {
+        loop {
             let Ok((stream, _)) = listener.accept() else {
                 continue;
             };
-            match welcome(stream, run, clock, &wanted, &mut names) {
+            let wanted = if names.len() < receivers {
+                &wanted
+            } else {
+                &Welcome::Full
+            };
+            match welcome(stream, run, clock, wanted, &mut names) {
                 Ok(Some(member)) => {
                     if join.send(member).is_err() {
                         return;
@@ -358,6 +365,9 @@ fn welcome(
         return Ok(None);
     }
     control.put(wanted)?;
+    if matches!(wanted, Welcome::Full) {
+        return Ok(None);
+    }
     let offset = control.compare_clocks(clock, &ClockId::of(clock), &hello.clock)?;
     control.put(&Ask::Ready)?;
     let _: Told = control.take()?;
