@@ -1,10 +1,11 @@
 //! floorcast broadcasts a supervisor's message to every workstation on a call-centre floor: over UDP multicast, in
 //! order, repaired by NACK, confirmed.
 //!
-//! The pure floors (`wire`, `proto`, `notice`, `station`, `sim`) touch no socket, clock or thread and are built without
+//! The pure floors (`wire`, `proto`, `notice`, `keys`, `station`, `sim`) touch no socket, clock or thread and are built without
 //! the feature `app`, and so is `capture` but for its file; everything that touches the world is behind it. See `ARCHITECTURE.md`.
 
 pub mod capture;
+pub mod keys;
 pub mod notice;
 pub mod proto;
 pub mod rng;
@@ -30,6 +31,8 @@ pub mod check;
 pub mod cli;
 #[cfg(feature = "app")]
 pub mod demo;
+#[cfg(feature = "app")]
+pub mod keyring;
 #[cfg(feature = "app")]
 pub mod output;
 #[cfg(feature = "app")]

@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("wire", "time"),
     ("proto", "time wire rng"),
     ("notice", "time wire rng"),
+    ("keys", "wire"),
     ("station", "time wire rng proto notice"),
     ("sim", "time wire rng proto notice station"),
     ("capture", "time wire proto notice station"),
@@ -43,19 +44,20 @@ const ROOMS: &[(&str, &str)] = &[
         "time rng wire proto notice station net floor runtime output",
     ),
     ("replay", "wire capture output"),
+    ("keyring", "wire keys floor runtime output"),
     (
         "bench",
         "time rng wire proto notice station capture net runtime output",
     ),
     (
         "cli",
-        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay bench",
+        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay bench keys keyring",
     ),
     ("main", "cli"),
 ];
 
 /// Rooms that know no clock, no thread, no socket, no file and no chance: the same inputs give the same bytes.
-const PURE: &str = "time rng wire proto notice station sim";
+const PURE: &str = "time rng wire proto notice keys station sim";
 /// Words that a pure room may not contain. The hash tables are here because their order is random.
 const IMPURE_WORDS: &[&str] = &[
     "Instant",

@@ -13,6 +13,7 @@ use crate::runtime::{self, Idle};
 use crate::wire::Lane;
 
 use super::bench::BenchCommand;
+use super::keys::KeysCommand;
 
 const EXAMPLES: &str = "Examples:
   floorcast demo                                      a whole floor on this machine
@@ -49,6 +50,11 @@ pub(super) enum Command {
     Bench {
         #[command(subcommand)]
         command: BenchCommand,
+    },
+    /// Keys, and who may say what: they are made and signed here; send and agent do not ask for them yet
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
     },
     /// The floor's configuration
     #[command(after_help = "Example: floorcast floor check --floor /srv/share/floor.toml")]

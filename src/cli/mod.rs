@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod keys;
 
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Send(args) => run_send(args, &stop),
         Command::Replay(args) => replay::run(&args.file, args.print, args.json),
         Command::Bench { command } => bench::run(command, &stop),
+        Command::Keys { command } => keys::run(command),
         Command::Floor {
             command: FloorCommand::Check(file),
         } => run_check(&file),
@@ -71,7 +73,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         Kind::DisplayHelpOnMissingArgumentOrSubcommand | Kind::MissingSubcommand => {
             say(
-                "no command is given; use demo, agent, send, replay, bench or floor check; see floorcast --help",
+                "no command is given; use demo, agent, send, replay, bench, keys or floor check; see floorcast --help",
             );
         }
         _ => say(&one_sentence(&error.to_string())),

@@ -527,9 +527,17 @@ impl Loop {
 /// # Errors
 /// When the system has no randomness to give.
 pub fn draw() -> io::Result<u64> {
-    let mut bytes = [0; 8];
+    draw_bytes().map(u64::from_be_bytes)
+}
+
+/// Bytes that nobody can guess.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn draw_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(u64::from_be_bytes(bytes))
+    Ok(bytes)
 }
 
 #[cfg(all(test, target_os = "linux"))]

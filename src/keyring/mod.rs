@@ -1,0 +1,611 @@
+//! The folder of a floor's keys: makes them, grants, revokes, rotates, and shows what there is. Every command is safe to run
+//! twice: the second time changes nothing.
+//!
+//! | file | what it is | who needs it |
+//! |---|---|---|
+//! | `root.key` | the floor's root, perhaps under a passphrase | whoever grants; nothing that runs on the floor |
+//! | `root.pub` | its public key | everybody |
+//! | `group.keys` | what the floor's datagrams are protected with | everybody on the floor, nobody else |
+//! | `revoked.list` | keys that count no more | everybody |
+//! | `sources/NAME.key`, `.pub`, `.grant` | a source's key, and what it may say | that source |
+
+mod files;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use humantime::format_rfc3339_seconds;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::floor::Floor;
+use crate::keys::{
+    Grant, GrantTerms, GroupKey, GroupKeys, KEY_BYTES, PrivateKey, PublicKey, Revocations,
+    Rotation, RotationError, SealError, SealInput, Status,
+};
+use crate::output::{Ending, Failure, PrintError, Printer};
+use crate::runtime::{self, Clock};
+use crate::wire::{GroupId, Lane};
+
+use files::Kind;
+
+/// A passphrase, wiped when it goes.
+pub type Passphrase = Zeroizing<Vec<u8>>;
+
+/// The keys of one floor.
+pub struct Keyring<'a> {
+    folder: PathBuf,
+    floor: &'a Floor,
+    passphrase: Option<Passphrase>,
+    now: u64,
+    printer: Printer,
+}
+
+/// What a source is to be granted.
+#[derive(Clone, Debug)]
+pub struct GrantOptions {
+    /// Its name on the floor.
+    pub name: String,
+    /// Its public key; `None`: the one in the folder, made now if there is none.
+    pub key: Option<PathBuf>,
+    /// Where it may publish; none: on every group.
+    pub groups: BTreeSet<GroupId>,
+    /// With which urgency.
+    pub lanes: BTreeSet<Lane>,
+    /// Whether it may mean it.
+    pub statuses: BTreeSet<Status>,
+    /// For how long from now.
+    pub period: Duration,
+}
+
+/// Whose key is to count no more.
+#[derive(Clone, Debug)]
+pub enum Revoked {
+    /// A source that was granted something.
+    Name(String),
+    /// Whoever has this public key.
+    Key(PathBuf),
+}
+
+/// What is there, or was made.
+#[derive(Serialize)]
+struct FloorShown<'a> {
+    event: &'static str,
+    floor: &'a str,
+    root: String,
+    #[serde(rename = "changed")]
+    is_changed: bool,
+    folder: String,
+}
+
+#[derive(Serialize)]
+struct GroupKeyShown {
+    event: &'static str,
+    id: u16,
+    from: String,
+    until: Option<String>,
+    #[serde(rename = "sending")]
+    is_sending: bool,
+    #[serde(rename = "changed")]
+    is_changed: bool,
+}
+
+#[derive(Serialize)]
+struct GrantShown<'a> {
+    event: &'static str,
+    name: &'a str,
+    key: String,
+    groups: Vec<String>,
+    lanes: Vec<&'static str>,
+    statuses: Vec<&'static str>,
+    from: String,
+    until: String,
+    state: &'static str,
+    #[serde(rename = "changed")]
+    is_changed: bool,
+    file: String,
+}
+
+#[derive(Serialize)]
+struct RevocationsShown {
+    event: &'static str,
+    edition: u64,
+    issued: String,
+    keys: usize,
+    #[serde(rename = "changed")]
+    is_changed: bool,
+}
+
+impl<'a> Keyring<'a> {
+    /// The keys of `floor` in `folder`; `passphrase` opens its root, or is to seal it.
+    pub fn new(
+        folder: PathBuf,
+        floor: &'a Floor,
+        passphrase: Option<Passphrase>,
+        is_json: bool,
+    ) -> Self {
+        Self {
+            folder,
+            floor,
+            passphrase,
+            now: Clock::start().read().wall_ns / 1_000_000_000,
+            printer: Printer::new(is_json),
+        }
+    }
+
+    /// Makes what a floor needs: a root, a group key, an empty list of revoked keys. What is there stays.
+    ///
+    /// # Errors
+    /// [`Failure`] when something there is not this floor's, or nothing can be written.
+    pub fn init(mut self) -> Result<Ending, Failure> {
+        files::make_folder(&self.folder)?;
+        let path = self.folder.join("root.key");
+        let is_new = files::read(&path, Kind::PrivateKey)?.is_none();
+        let root = if is_new {
+            let root = draw_key()?;
+            self.create_private(&path, &root)?;
+            root
+        } else {
+            self.root()?
+        };
+        let public = self.folder.join("root.pub");
+        match self.public_key(&public)? {
+            None => files::create(&public, Kind::PublicKey, &root.public().to_bytes())?,
+            Some(key) if key == root.public() => {}
+            Some(_) => {
+                return Err(Failure::Usage(format!(
+                    "{} is not the public key of {}; put back the one that belongs to it, or begin in an empty folder",
+                    public.display(),
+                    path.display()
+                )));
+            }
+        }
+        let mut is_changed = is_new;
+        if self.stored_group_keys(&root.public())?.is_none() {
+            let keys = GroupKeys::first(&root, self.floor.id, self.now, draw()?);
+            files::create(&self.group_keys_path(), Kind::GroupKeys, keys.to_bytes())?;
+            is_changed = true;
+        }
+        if self.stored_revocations(&root.public())?.is_none() {
+            let list = Revocations::none(&root, self.floor.id, self.now);
+            files::create(&self.revoked_path(), Kind::Revocations, list.to_bytes())?;
+            is_changed = true;
+        }
+        self.print_floor(&root.public(), is_changed)?;
+        self.print_group_keys(&root.public(), false)?;
+        self.end()
+    }
+
+    /// Signs what one source may say.
+    ///
+    /// # Errors
+    /// [`Failure`] when the root cannot be opened, a term is none, or nothing can be written.
+    pub fn grant(mut self, options: &GrantOptions) -> Result<Ending, Failure> {
+        let root = self.root()?;
+        let (key, made) = self.source_key(options)?;
+        let list = self.revocations(&root.public())?;
+        if list.contains(&key) {
+            return Err(Failure::Usage(format!(
+                "the key {} of {:?} is revoked; a revoked key is never granted again, so give the source another one",
+                key.fingerprint(),
+                options.name
+            )));
+        }
+        let terms = GrantTerms {
+            name: options.name.clone(),
+            key,
+            groups: options.groups.clone(),
+            lanes: options.lanes.clone(),
+            statuses: options.statuses.clone(),
+            not_before: self.now,
+            not_after: self.now.saturating_add(options.period.as_secs()),
+        };
+        let path = self.source_path(&options.name, "grant");
+        let before = match files::read(&path, Kind::Grant)? {
+            Some(bytes) => Grant::open(&bytes, &root.public(), self.floor.id).ok(),
+            None => None,
+        };
+        if let Some(before) = before.filter(|before| is_as_good(before.terms(), &terms, self.now)) {
+            self.print_grant(&before, &list, false)?;
+            return self.end();
+        }
+        let grant = Grant::sign(&root, self.floor.id, terms)
+            .map_err(|error| Failure::Usage(format!("the grant cannot be signed: {error}")))?;
+        if let Some(private) = made {
+            files::make_folder(&self.folder.join("sources"))?;
+            self.create_plain(&self.source_path(&options.name, "key"), &private)?;
+            let public = self.source_path(&options.name, "pub");
+            files::replace(&public, Kind::PublicKey, &key.to_bytes())?;
+        }
+        files::make_folder(&self.folder.join("sources"))?;
+        files::replace(&path, Kind::Grant, grant.to_bytes())?;
+        self.print_grant(&grant, &list, true)?;
+        self.end()
+    }
+
+    /// Puts a key on the list of those that count no more.
+    ///
+    /// # Errors
+    /// [`Failure`] when the root cannot be opened, there is no such key, or nothing can be written.
+    pub fn revoke(mut self, whose: &Revoked) -> Result<Ending, Failure> {
+        let root = self.root()?;
+        let key = match whose {
+            Revoked::Name(name) => self.granted_key(name, &root.public())?,
+            Revoked::Key(path) => self.public_key(path)?.ok_or_else(|| missing(path))?,
+        };
+        let list = self.revocations(&root.public())?;
+        let longer = list
+            .with(&root, self.floor.id, self.now, &key)
+            .map_err(|_| {
+                Failure::Failed(
+                    "the list of revoked keys is full; begin anew with a new root".to_owned(),
+                )
+            })?;
+        if let Some(longer) = &longer {
+            files::replace(&self.revoked_path(), Kind::Revocations, longer.to_bytes())?;
+        }
+        let is_changed = longer.is_some();
+        self.print_revocations(longer.as_ref().unwrap_or(&list), is_changed)?;
+        self.end()
+    }
+
+    /// Lets another group key follow the present one.
+    ///
+    /// # Errors
+    /// [`Failure`] when the root cannot be opened or nothing can be written.
+    pub fn rotate(mut self, lead: Duration, overlap: Duration) -> Result<Ending, Failure> {
+        let root = self.root()?;
+        let keys = self
+            .stored_group_keys(&root.public())?
+            .ok_or_else(|| missing(&self.group_keys_path()))?;
+        let rotation = Rotation {
+            lead_s: lead.as_secs(),
+            overlap_s: overlap.as_secs(),
+        };
+        let is_changed = match keys.rotated(&root, self.floor.id, self.now, rotation, draw()?) {
+            Ok(rotated) => {
+                files::replace(&self.group_keys_path(), Kind::GroupKeys, rotated.to_bytes())?;
+                true
+            }
+            Err(RotationError::Pending { .. }) => false,
+            Err(error @ RotationError::Full) => return Err(Failure::Failed(error.to_string())),
+        };
+        self.print_group_keys(&root.public(), is_changed)?;
+        self.end()
+    }
+
+    /// Prints what there is.
+    ///
+    /// # Errors
+    /// [`Failure`] when something there cannot be read, or is not what the root has signed.
+    pub fn show(mut self) -> Result<Ending, Failure> {
+        let path = self.folder.join("root.pub");
+        let root = self.public_key(&path)?.ok_or_else(|| missing(&path))?;
+        self.print_floor(&root, false)?;
+        self.print_group_keys(&root, false)?;
+        let list = self.revocations(&root)?;
+        for path in self.grants()? {
+            let bytes = files::read(&path, Kind::Grant)?.ok_or_else(|| missing(&path))?;
+            let grant = Grant::open(&bytes, &root, self.floor.id)
+                .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+            self.print_grant(&grant, &list, false)?;
+        }
+        self.print_revocations(&list, false)?;
+        self.end()
+    }
+
+    fn group_keys_path(&self) -> PathBuf {
+        self.folder.join("group.keys")
+    }
+
+    fn revoked_path(&self) -> PathBuf {
+        self.folder.join("revoked.list")
+    }
+
+    fn source_path(&self, name: &str, extension: &str) -> PathBuf {
+        let name = format!("{}.{extension}", files::file_name_of(name));
+        self.folder.join("sources").join(name)
+    }
+
+    /// The grants in the folder, by name.
+    fn grants(&self) -> Result<BTreeSet<PathBuf>, Failure> {
+        let folder = self.folder.join("sources");
+        let entries = match folder.read_dir() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(BTreeSet::new());
+            }
+            Err(error) => {
+                return Err(Failure::Usage(format!(
+                    "{} cannot be listed: {error}",
+                    folder.display()
+                )));
+            }
+        };
+        let paths = entries.flatten().map(|entry| entry.path());
+        Ok(paths
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "grant")
+            })
+            .collect())
+    }
+
+    fn root(&self) -> Result<PrivateKey, Failure> {
+        let path = self.folder.join("root.key");
+        let bytes = files::read(&path, Kind::PrivateKey)?.ok_or_else(|| missing(&path))?;
+        let passphrase = self.passphrase.as_ref().map(|it| it.as_slice());
+        PrivateKey::from_file_bytes(&bytes, passphrase).map_err(|error| {
+            let todo = match error {
+                SealError::NeedsPassphrase => "; give --passphrase or --passphrase-file",
+                SealError::WrongPassphrase => "; try again",
+                _ => "; take it from where it is kept",
+            };
+            Failure::Usage(format!("{}: {error}{todo}", path.display()))
+        })
+    }
+
+    fn public_key(&self, path: &Path) -> Result<Option<PublicKey>, Failure> {
+        let Some(bytes) = files::read(path, Kind::PublicKey)? else {
+            return Ok(None);
+        };
+        let bytes = <&[u8; KEY_BYTES]>::try_from(bytes.as_slice()).ok();
+        let key = bytes.and_then(PublicKey::from_bytes).ok_or_else(|| {
+            Failure::Usage(format!(
+                "{} holds no public key; give the one that floorcast keys wrote",
+                path.display()
+            ))
+        })?;
+        Ok(Some(key))
+    }
+
+    fn stored_group_keys(&self, root: &PublicKey) -> Result<Option<GroupKeys>, Failure> {
+        let path = self.group_keys_path();
+        let Some(bytes) = files::read(&path, Kind::GroupKeys)? else {
+            return Ok(None);
+        };
+        GroupKeys::open(&bytes, root, self.floor.id)
+            .map(Some)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+    }
+
+    fn stored_revocations(&self, root: &PublicKey) -> Result<Option<Revocations>, Failure> {
+        let path = self.revoked_path();
+        let Some(bytes) = files::read(&path, Kind::Revocations)? else {
+            return Ok(None);
+        };
+        Revocations::open(&bytes, root, self.floor.id)
+            .map(Some)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+    }
+
+    fn revocations(&self, root: &PublicKey) -> Result<Revocations, Failure> {
+        self.stored_revocations(root)?
+            .ok_or_else(|| missing(&self.revoked_path()))
+    }
+
+    /// The key that a source is granted something for; and it whole, where it was made just now and is to be kept.
+    fn source_key(
+        &self,
+        options: &GrantOptions,
+    ) -> Result<(PublicKey, Option<PrivateKey>), Failure> {
+        if let Some(path) = &options.key {
+            let key = self.public_key(path)?.ok_or_else(|| missing(path))?;
+            return Ok((key, None));
+        }
+        let path = self.source_path(&options.name, "pub");
+        if let Some(key) = self.public_key(&path)? {
+            return Ok((key, None));
+        }
+        // An earlier run may have been cut off between the two.
+        let path = self.source_path(&options.name, "key");
+        if let Some(bytes) = files::read(&path, Kind::PrivateKey)? {
+            let key = PrivateKey::from_file_bytes(&bytes, None)
+                .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+            return Ok((key.public(), None));
+        }
+        let private = draw_key()?;
+        Ok((private.public(), Some(private)))
+    }
+
+    fn granted_key(&self, name: &str, root: &PublicKey) -> Result<PublicKey, Failure> {
+        let path = self.source_path(name, "grant");
+        let bytes = files::read(&path, Kind::Grant)?.ok_or_else(|| {
+            Failure::Usage(format!(
+                "{name:?} was granted nothing here ({} is not there); name another, or give its key with --key FILE",
+                path.display()
+            ))
+        })?;
+        let grant = Grant::open(&bytes, root, self.floor.id)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+        Ok(grant.terms().key)
+    }
+
+    fn create_private(&self, path: &Path, key: &PrivateKey) -> Result<(), Failure> {
+        let Some(passphrase) = &self.passphrase else {
+            return self.create_plain(path, key);
+        };
+        let seal = SealInput {
+            passphrase,
+            salt: draw()?,
+            nonce: draw()?,
+        };
+        files::create(path, Kind::PrivateKey, &key.to_file_bytes(Some(seal)))
+    }
+
+    fn create_plain(&self, path: &Path, key: &PrivateKey) -> Result<(), Failure> {
+        files::create(path, Kind::PrivateKey, &key.to_file_bytes(None))
+    }
+
+    fn print_floor(&mut self, root: &PublicKey, is_changed: bool) -> Result<(), Failure> {
+        let shown = FloorShown {
+            event: "keys",
+            floor: &self.floor.name,
+            root: root.fingerprint(),
+            is_changed,
+            folder: self.folder.display().to_string(),
+        };
+        let line = format!(
+            "floor {}: {} {}; root {}",
+            shown.floor,
+            if is_changed {
+                "keys made in"
+            } else {
+                "keys are in"
+            },
+            shown.folder,
+            shown.root
+        );
+        print(&mut self.printer, &shown, &line)
+    }
+
+    fn print_group_keys(&mut self, root: &PublicKey, is_changed: bool) -> Result<(), Failure> {
+        let keys = self
+            .stored_group_keys(root)?
+            .ok_or_else(|| missing(&self.group_keys_path()))?;
+        let sending = keys.sending(self.now).map(GroupKey::id);
+        let newest = keys.iter().last().map(GroupKey::id);
+        for key in keys.iter() {
+            let until = (key.not_after() != u64::MAX).then(|| moment(key.not_after()));
+            let shown = GroupKeyShown {
+                event: "group_key",
+                id: key.id().0,
+                from: moment(key.not_before()),
+                is_sending: sending == Some(key.id()),
+                is_changed: is_changed && newest == Some(key.id()),
+                until,
+            };
+            let line = format!(
+                "  group key {} from {}{}{}",
+                shown.id,
+                shown.from,
+                shown
+                    .until
+                    .as_ref()
+                    .map_or_else(String::new, |until| format!(" until {until}")),
+                if shown.is_sending { ", in use" } else { "" }
+            );
+            print(&mut self.printer, &shown, &line)?;
+        }
+        Ok(())
+    }
+
+    fn print_grant(
+        &mut self,
+        grant: &Grant,
+        list: &Revocations,
+        is_changed: bool,
+    ) -> Result<(), Failure> {
+        let terms = grant.terms();
+        let state = match () {
+            () if list.contains(&terms.key) => "revoked",
+            () if self.now >= terms.not_after => "expired",
+            () if self.now < terms.not_before => "early",
+            () => "holds",
+        };
+        let name_of = |id: &GroupId| {
+            let known = self.floor.groups.iter().find(|group| group.id == *id);
+            known.map_or_else(|| id.to_string(), |group| group.name.clone())
+        };
+        let shown = GrantShown {
+            event: "grant",
+            name: &terms.name,
+            key: terms.key.fingerprint(),
+            groups: terms.groups.iter().map(name_of).collect(),
+            lanes: terms.lanes.iter().map(|lane| lane.as_str()).collect(),
+            statuses: terms
+                .statuses
+                .iter()
+                .map(|status| status.as_str())
+                .collect(),
+            from: moment(terms.not_before),
+            until: moment(terms.not_after),
+            state,
+            is_changed,
+            file: self.source_path(&terms.name, "grant").display().to_string(),
+        };
+        let line = format!(
+            "  {} ({}): {}; {}; {}; until {}; {}",
+            shown.name,
+            shown.key,
+            if shown.groups.is_empty() {
+                "every group".to_owned()
+            } else {
+                shown.groups.join(", ")
+            },
+            shown.lanes.join(", "),
+            shown.statuses.join(", "),
+            shown.until,
+            shown.state
+        );
+        print(&mut self.printer, &shown, &line)
+    }
+
+    fn print_revocations(&mut self, list: &Revocations, is_changed: bool) -> Result<(), Failure> {
+        let shown = RevocationsShown {
+            event: "revocations",
+            edition: list.edition(),
+            issued: moment(list.issued()),
+            keys: list.len(),
+            is_changed,
+        };
+        let line = format!(
+            "  {} keys are revoked (edition {}, {})",
+            shown.keys, shown.edition, shown.issued
+        );
+        print(&mut self.printer, &shown, &line)
+    }
+
+    fn end(mut self) -> Result<Ending, Failure> {
+        self.printer.flush().or_else(PrintError::into_ending)?;
+        Ok(Ending::Done)
+    }
+}
+
+fn print(printer: &mut Printer, shown: &impl Serialize, line: &str) -> Result<(), Failure> {
+    printer.print(shown, line).or_else(PrintError::into_ending)
+}
+
+/// Whether what was granted is what is wanted, and lasts nearly as long: nine tenths of it.
+fn is_as_good(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
+    let rest = before.not_after.saturating_sub(now);
+    let period = wanted.not_after - wanted.not_before;
+    let of = |terms: &GrantTerms| {
+        let GrantTerms {
+            name,
+            key,
+            groups,
+            lanes,
+            statuses,
+            ..
+        } = terms.clone();
+        (name, key.to_bytes(), groups, lanes, statuses)
+    };
+    of(before) == of(wanted) && before.not_before <= now && rest >= period / 10 * 9
+}
+
+fn missing(path: &Path) -> Failure {
+    Failure::Usage(format!(
+        "{} is not there; floorcast keys init makes a floor's keys, --keys FOLDER says where they are",
+        path.display()
+    ))
+}
+
+/// A moment for eyes and machines, RFC 3339.
+fn moment(seconds: u64) -> String {
+    let since = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    since.map_or_else(
+        || seconds.to_string(),
+        |at| format_rfc3339_seconds(at).to_string(),
+    )
+}
+
+fn draw<const N: usize>() -> Result<[u8; N], Failure> {
+    runtime::draw_bytes().map_err(|error| Failure::system("cannot draw a key", &error))
+}
+
+fn draw_key() -> Result<PrivateKey, Failure> {
+    let seed = Zeroizing::new(draw()?);
+    Ok(PrivateKey::from_seed(&seed))
+}
