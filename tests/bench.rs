@@ -245,6 +245,27 @@ fn two_sources_share_a_group() {
     }
 }
 
+/// Goal: a receiver that comes and goes is not counted, and takes nobody's place. Method: such a scenario, in which it is often
+/// there first; the summary speaks of the two that stay.
+#[test]
+fn who_comes_and_goes_is_not_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("restarting.toml");
+    let text = "name = \"restarting\"\nmessages = 1000\nrate = 1000\nrestarting = true\nreceivers = [2]\nrepeat = 2\n";
+    fs::write(&scenario, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    command.args(["bench", "run", "--json"]).arg(&scenario);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(sentence(&output), "");
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let summary: Value = serde_json::from_str(line).unwrap();
+        let names: Vec<_> = summary["received"].as_object().unwrap().keys().collect();
+        assert_eq!(names, ["s0-0", "s0-1"]);
+        assert_eq!(summary["missing"], 0, "{summary}");
+    }
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {

@@ -43,6 +43,8 @@ pub struct ReceiveOptions {
     pub loss: f64,
     /// Every so-manyth message is treated as if it had never come: a receiver to test a harness with.
     pub ignore_every: Option<u64>,
+    /// It hears and asks for repair as any other, but takes part in no run, and ends when its wait is over.
+    pub is_listening_only: bool,
     /// How long it is busy with each message: a receiver that cannot keep up.
     pub busy: Duration,
     /// Decides which datagrams are dropped.
@@ -95,6 +97,9 @@ pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
         .run(&mut program)
         .map_err(|error| Failure::system("cannot go on", &error))?;
     let mut ending = Ending::Done;
+    if options.is_listening_only {
+        return Ok(ending);
+    }
     for receiver in program.receivers {
         if let Some(failure) = receiver.failure {
             return Err(failure);
@@ -304,10 +309,13 @@ impl Run<'_> {
     fn poll(&mut self, at: Moment, node: &Node) -> Next {
         self.look(at.now, node);
         match &self.stage {
+            Stage::Waiting if self.options.is_listening_only && at.now >= self.deadline => {
+                Next::Done
+            }
             Stage::Waiting | Stage::Calling(_) if at.now >= self.deadline => {
                 self.failure = Some(Failure::Failed(format!(
-                    "no source has begun a run within {} s; start floorcast bench send on the same group and interface, with as many --receivers as there are",
-                    self.options.wait.as_secs()
+                    "no source has begun a run within {:?}; start floorcast bench send on the same group and interface, with as many --receivers as there are",
+                    self.options.wait
                 )));
                 Next::Done
             }
@@ -325,7 +333,7 @@ impl Run<'_> {
         let Some(from) = self.sources.get(&origin) else {
             return;
         };
-        if self.full.contains(&run) {
+        if self.options.is_listening_only || self.full.contains(&run) {
             return;
         }
         let to = SocketAddr::new(from.ip(), port);

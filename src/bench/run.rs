@@ -310,13 +310,12 @@ impl Run<'_> {
     fn come_and_go(&self, host: usize, group: &str, source: &mut Child) -> Result<(), Failure> {
         /// How long it stays.
         const STAY: Duration = Duration::from_millis(300);
-        let words = ["receive", "--name", "passing", "--wait"].map(str::to_owned);
+        let words = ["receive", "--listen-only", "--name", "passing", "--wait"].map(str::to_owned);
         let stay = format!("{}ms", STAY.as_millis());
         let arguments: Vec<_> = words.into_iter().chain([stay]).collect();
         while matches!(source.try_wait(), Ok(None)) {
-            let mut passing = self.start(host, group, &arguments)?;
-            // It ends by itself, unheard: its wait is over before it is called.
-            let _ = passing.wait();
+            // It ends by itself.
+            let _ = self.start(host, group, &arguments)?.wait();
         }
         Ok(())
     }

@@ -504,10 +504,10 @@ impl Source<'_> {
         }
         if now >= *until {
             let sentence = format!(
-                "{} of {} receivers are there after {} s; start floorcast bench receive on the same group and interface, or give fewer --receivers",
+                "{} of {} receivers are there after {:?}; start floorcast bench receive on the same group and interface, or give fewer --receivers",
                 joined.len(),
                 self.options.receivers,
-                self.options.wait.as_secs()
+                self.options.wait
             );
             return self.fail(sentence);
         }

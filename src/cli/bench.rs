@@ -118,6 +118,9 @@ pub(super) struct ReceiveArgs {
     /// Treat every so-manyth message as if it had never come: shows whether a harness counts what is missing
     #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
     ignore_every: Option<u64>,
+    /// Hear and ask for repair as any other, but take part in no run; ends after --wait
+    #[arg(long)]
+    listen_only: bool,
     /// Decides which datagrams are dropped [default: drawn]
     #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
     seed: Option<u64>,
@@ -301,6 +304,7 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
         wait: args.wait,
         loss: args.loss / 100.0,
         ignore_every: args.ignore_every,
+        is_listening_only: args.listen_only,
         seed: drawn(args.seed)?,
         is_json: args.json,
     };
