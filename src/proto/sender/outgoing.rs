@@ -20,6 +20,10 @@ impl Sender {
         batch: &mut TransmitBatch,
         out: &mut Output,
     ) {
+        // Most stations publish nothing, ever.
+        if self.publications.is_empty() {
+            return;
+        }
         self.pass_time(now, out);
         let stats = &mut out.stats;
         while batch.has_room()
