@@ -44,17 +44,17 @@ fn vectors() -> Value {
         not_before: NOW,
         not_after: NOW + 86_400,
     };
-    let grant = Grant::sign(&root, FLOOR, grant).unwrap();
+    let grant = Grant::sign(&root, FLOOR, grant).expect("it can be signed");
     let list = Revocations::none(&root, FLOOR, NOW);
     let list = list.with(&root, FLOOR, NOW + 1, &source.public());
-    let list = list.unwrap().unwrap();
+    let list = list.expect("it can be signed").expect("it can be signed");
     let rotation = Rotation {
         lead_s: 3_600,
         overlap_s: 600,
     };
     let first = GroupKeys::first(&root, FLOOR, NOW, [0x33; KEY_BYTES]);
     let keys = first.rotated(&root, FLOOR, NOW + 10, rotation, [0x44; KEY_BYTES]);
-    let keys = keys.unwrap();
+    let keys = keys.expect("it can be signed");
     let key = |key: &floorcast::keys::GroupKey| {
         json!({
             "id": key.id().0,

@@ -35,6 +35,7 @@ impl Kind {
 
     /// Permissions that nobody may have on such a file (R-FILE-3): a private key is its owner's alone; the group keys may be read by
     /// the group of those who run workstations.
+    #[cfg(unix)]
     const fn forbidden_mode(self) -> u32 {
         match self {
             Self::PrivateKey => 0o077,
@@ -43,6 +44,7 @@ impl Kind {
         }
     }
 
+    #[cfg(unix)]
     const fn mode(self) -> u32 {
         match self {
             Self::PrivateKey | Self::GroupKeys => 0o600,
@@ -63,6 +65,8 @@ pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Zeroizing<Vec<u8>>>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error)),
     };
+    // Windows keeps access lists, which no library of ours reads.
+    #[cfg(unix)]
     refuse_open_secrets(&file, path, kind)?;
     let mut text = Zeroizing::new(Vec::new());
     file.take(FILE_BYTES_MAX + 1)
@@ -108,13 +112,6 @@ fn refuse_open_secrets(file: &File, path: &Path, kind: Kind) -> Result<(), Failu
         "{shown} holds a secret and has the permissions {:03o}: {allowed} {shown}, and change the key if others have read it",
         mode & 0o777
     )))
-}
-
-/// Windows keeps access lists, which no library of ours reads.
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "on Unix it can fail")]
-fn refuse_open_secrets(_: &File, _: &Path, _: Kind) -> Result<(), Failure> {
-    Ok(())
 }
 
 /// Puts `bytes` into `path`, whole or not at all, in the place of what was there.
