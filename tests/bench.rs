@@ -266,6 +266,48 @@ fn who_comes_and_goes_is_not_counted() {
     }
 }
 
+/// Goal: two sources of one group are told apart even with one seed. Method: two by hand; each is told of its own messages
+/// only, and no latency is 0.
+#[test]
+fn sources_of_one_seed_are_two() {
+    let group = group();
+    let receivers = ["a", "b"].map(|name| {
+        bench(&group, &format!("receive --name {name} --json"))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    });
+    let sources = [0, 1].map(|_| {
+        let words = "send --json --seed 5 --receivers 1 --messages 500 --rate 1000";
+        bench(&group, words).stdout(Stdio::piped()).spawn().unwrap()
+    });
+    for source in sources {
+        let output = source.wait_with_output().unwrap();
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&summary["missing"], &summary["duplicates"]),
+            (&0.into(), &0.into())
+        );
+        assert!(summary["last_us"]["p50"].as_f64() > Some(0.0), "{summary}");
+    }
+    for mut receiver in receivers {
+        assert_eq!(receiver.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// Goal: a run of many ends. Method: more receivers in one process than fit in a pipe with what they print.
+#[test]
+fn a_run_of_many_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("many.toml");
+    let text = "name = \"many\"\nmessages = 20\nrate = 200\nsize = 64\none_process = true\nreceivers = [230]\nrepeat = 1\n";
+    fs::write(&scenario, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    command.args(["bench", "run", "--json"]).arg(&scenario);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {

@@ -17,7 +17,7 @@ use super::usage::Usage;
 /// Longest line: a name and some numbers.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// How long the other side may stay silent, outside a run.
-const SILENCE: Duration = Duration::from_secs(20);
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// Exchanges of clocks; the quickest counts.
 const EXCHANGES: usize = 64;
 /// Arrivals written at a time.
@@ -50,7 +50,12 @@ pub(super) struct ClockId {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Welcome {
     /// It takes part.
-    In { messages: u64, size: usize },
+    In {
+        messages: u64,
+        size: usize,
+        /// What messages are filled with.
+        filling: u32,
+    },
     /// It does not: the source has as many as it wants. Another one may want it.
     Full,
     /// It does not, and why.

@@ -25,7 +25,7 @@ use super::{Content, HEAD_BYTES, Place};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Full runs that are remembered; a call of a further one is answered again, and declined again.
 const RUNS_MAX: usize = 64;
-/// How long something may be missing at the end without anything coming.
+/// How long something may be missing at the end without anything coming or being asked for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a receiver is told.
@@ -122,6 +122,11 @@ struct Receivers<'a> {
 }
 
 impl Program for Receivers<'_> {
+    /// One that is busy with each message ends between two.
+    fn is_ready(&self) -> bool {
+        !self.stop.is_requested()
+    }
+
     fn handle_event(&mut self, _: Moment, index: usize, _: &mut Recorded, event: StationEvent) {
         self.receivers[index].handle_event(event);
     }
@@ -187,6 +192,7 @@ enum News {
     Welcome {
         messages: u64,
         size: usize,
+        filling: u32,
         is_ready: Sender<()>,
     },
     /// The source has enough receivers.
@@ -222,6 +228,8 @@ struct Running {
     began: Usage,
     /// All were sent; then until when something may still come.
     over: Option<(u64, Timestamp)>,
+    /// How many requests for repair have gone out, and when that was last seen to grow.
+    asked: (u64, Timestamp),
 }
 
 /// What came.
@@ -367,9 +375,10 @@ impl Run<'_> {
             Ok(News::Welcome {
                 messages,
                 size,
+                filling,
                 is_ready,
             }) => {
-                self.begin(messages, size);
+                self.begin(messages, size, filling);
                 // A thread that hears it no more has failed, which is its next news.
                 let _ = is_ready.send(());
             }
@@ -393,7 +402,7 @@ impl Run<'_> {
         self.end(now, node);
     }
 
-    fn begin(&mut self, messages: u64, size: usize) {
+    fn begin(&mut self, messages: u64, size: usize, seed: u32) {
         let Stage::Calling(path) = std::mem::replace(&mut self.stage, Stage::Waiting) else {
             return;
         };
@@ -401,7 +410,7 @@ impl Run<'_> {
         let tally = Tally {
             run: path.run,
             arrivals: vec![NEVER; messages],
-            filling: filling(path.run, size),
+            filling: filling(seed, size),
             size,
             received: 0,
             next: 0,
@@ -417,6 +426,7 @@ impl Run<'_> {
             tally,
             began: Usage::now(),
             over: None,
+            asked: (0, Timestamp::ZERO),
         }));
     }
 
@@ -429,12 +439,17 @@ impl Run<'_> {
             return;
         };
         let tally = &mut running.tally;
+        let stats = node.station.stats();
+        // As long as it is asked for, it may come: what is given up is asked for no more.
+        if stats.nacks_sent != running.asked.0 {
+            running.asked = (stats.nacks_sent, now);
+        }
         let patience_ns = saturating_nanos(PATIENCE);
-        let is_quiet = now.nanos_since(tally.last.max(told)) >= patience_ns;
+        let last = tally.last.max(told).max(running.asked.1);
+        let is_quiet = now.nanos_since(last) >= patience_ns;
         if tally.received < sent && !is_quiet {
             return;
         }
-        let stats = node.station.stats();
         let stats = ReceiverStats {
             datagrams_received: stats.datagrams_received,
             nacks_sent: stats.nacks_sent,
@@ -488,11 +503,16 @@ fn talk(
     let mut control = Control::connect(to)?;
     control.put(hello)?;
     match control.take()? {
-        Welcome::In { messages, size } => {
+        Welcome::In {
+            messages,
+            size,
+            filling,
+        } => {
             let (is_ready, ready) = mpsc::channel();
             let welcome = News::Welcome {
                 messages,
                 size,
+                filling,
                 is_ready,
             };
             if tell.send(welcome).is_err() || ready.recv().is_err() {

@@ -2,9 +2,10 @@
 //! namespaces, once for each cell of a scenario and as often as it says, and everything written down in one folder.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -184,22 +185,24 @@ impl Run<'_> {
         for source in 0..scenario.sources {
             for arguments in self.receivers(source) {
                 host += 1;
-                receivers.0.push(self.start(host, &group, &arguments)?);
+                let receiver = self.start(host, &group, &arguments, Stdio::null())?;
+                receivers.0.push(receiver);
             }
         }
         let passing = scenario.restarting.then_some(host + 1);
         for source in 0..scenario.sources {
             let arguments = self.source(source, turn);
-            sources.push(self.start(source + 1, &group, &arguments)?);
+            let source = self.start(source + 1, &group, &arguments, Stdio::piped())?;
+            sources.push(Source::new(source));
         }
         let mut summaries = Vec::new();
-        for (at, source) in sources.iter_mut().enumerate() {
+        for (at, mut source) in sources.into_iter().enumerate() {
             if at == 0
                 && let Some(host) = passing
             {
-                self.come_and_go(host, &group, source)?;
+                self.come_and_go(host, &group, &mut source)?;
             }
-            summaries.push(summary_of(source)?);
+            summaries.push(source.summary()?);
         }
         receivers.wait();
         self.keep_samples(turn)?;
@@ -209,22 +212,25 @@ impl Run<'_> {
     /// What each receiver of one source is told.
     fn receivers(&self, source: usize) -> Vec<Vec<String>> {
         let scenario = &self.options.scenario;
-        let common = |name: String, busy: bool| {
+        let common = |name: String, at: usize, busy: bool| {
             let mut words = vec!["receive".to_owned(), "--name".to_owned(), name];
             words.extend(["--loss".to_owned(), self.cell.loss.to_string()]);
-            words.extend(["--seed".to_owned(), self.seed.to_string()]);
+            // Each loses by itself.
+            let number = (source * self.cell.receivers + at) as u64;
+            let seed = self.seed.wrapping_add(number);
+            words.extend(["--seed".to_owned(), seed.to_string()]);
             if let Some(slow) = scenario.slow_us.filter(|_| busy) {
                 words.extend(["--busy".to_owned(), format!("{slow}us")]);
             }
             words
         };
         if scenario.one_process {
-            let mut words = common(format!("s{source}"), false);
+            let mut words = common(format!("s{source}"), 0, false);
             words.extend(["--count".to_owned(), self.cell.receivers.to_string()]);
             return vec![words];
         }
         (0..self.cell.receivers)
-            .map(|at| common(format!("s{source}-{at}"), at == 0))
+            .map(|at| common(format!("s{source}-{at}"), at, at == 0))
             .collect()
     }
 
@@ -279,7 +285,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn start(&self, host: usize, group: &str, arguments: &[String]) -> Result<Child, Failure> {
+    fn start(
+        &self,
+        host: usize,
+        group: &str,
+        arguments: &[String],
+        stdout: Stdio,
+    ) -> Result<Child, Failure> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::system("cannot find this program", &error))?;
         let mut command = match self.lab {
@@ -301,37 +313,54 @@ impl Run<'_> {
         }
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .spawn()
             .map_err(|error| Failure::system("cannot start a process", &error))
     }
 
     /// A receiver that nobody counts comes and goes until the source is done.
-    fn come_and_go(&self, host: usize, group: &str, source: &mut Child) -> Result<(), Failure> {
+    fn come_and_go(&self, host: usize, group: &str, source: &mut Source) -> Result<(), Failure> {
         /// How long it stays.
         const STAY: Duration = Duration::from_millis(300);
         let words = ["receive", "--listen-only", "--name", "passing", "--wait"].map(str::to_owned);
         let stay = format!("{}ms", STAY.as_millis());
         let arguments: Vec<_> = words.into_iter().chain([stay]).collect();
-        while matches!(source.try_wait(), Ok(None)) {
+        while matches!(source.child.try_wait(), Ok(None)) {
             // It ends by itself.
-            let _ = self.start(host, group, &arguments)?.wait();
+            let _ = self.start(host, group, &arguments, Stdio::null())?.wait();
         }
         Ok(())
     }
 }
 
-/// What a source printed.
-fn summary_of(source: &mut Child) -> Result<Summary, Failure> {
-    let mut text = String::new();
-    if let Some(out) = &mut source.stdout {
-        out.read_to_string(&mut text)
-            .map_err(|error| Failure::system("cannot hear the source", &error))?;
+/// A source of a run, and what it prints, which is read all the time: what stands in a full pipe holds it up.
+struct Source {
+    child: Child,
+    printed: JoinHandle<io::Result<String>>,
+}
+
+impl Source {
+    fn new(mut child: Child) -> Self {
+        let out = child.stdout.take();
+        let printed = thread::spawn(move || {
+            let mut text = String::new();
+            if let Some(mut out) = out {
+                out.read_to_string(&mut text)?;
+            }
+            Ok(text)
+        });
+        Self { child, printed }
     }
-    // Its own sentence stands on standard error already.
-    let _ = source.wait();
-    serde_json::from_str(&text)
-        .map_err(|_| Failure::Failed("a source has ended without a result; see above".to_owned()))
+
+    /// Waits until it has ended, and reads its summary.
+    fn summary(mut self) -> Result<Summary, Failure> {
+        let ended = || Failure::Failed("a source has ended without a result; see above".to_owned());
+        let printed = self.printed.join().map_err(|_| ended())?;
+        let text = printed.map_err(|error| Failure::system("cannot hear the source", &error))?;
+        // Its own sentence stands on standard error already.
+        let _ = self.child.wait();
+        serde_json::from_str(&text).map_err(|_| ended())
+    }
 }
 
 /// Processes that are killed where the run is given up.

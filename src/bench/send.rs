@@ -19,7 +19,7 @@ use crate::runtime::{self, Clock, Loop, Moment, Next, Node, Program, Stop};
 use crate::station::StationEvent;
 use crate::time::{Timestamp, saturating_nanos};
 
-use super::control::{Ask, ClockId, Control, Handed, Hello, NEVER, Offset, Told, Welcome};
+use super::control::{Ask, ClockId, Control, Handed, Hello, NEVER, Offset, SILENCE, Told, Welcome};
 use super::figures::{
     self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
 };
@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LEAD: Duration = Duration::from_millis(200);
 /// How long receivers may take to hand over what came. They give up on missing messages after two seconds of silence.
 const HAND_OVER: Duration = Duration::from_secs(60);
+/// How long somebody who has connected may take to say who it is.
+const HELLO: Duration = Duration::from_secs(1);
 /// Messages published between two looks at the network.
 const MESSAGES_PER_TURN: u64 = 1_024;
 /// Messages are cut from stretches of memory of this size.
@@ -189,13 +191,19 @@ fn write_samples(file: File, summary: &Summary, samples: &Samples) -> io::Result
     to.flush()
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "all 64 bits are in it")]
+const fn fold(bits: u64) -> u32 {
+    bits as u32 ^ (bits >> 32) as u32
+}
+
 /// Does one run.
 fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Failure> {
     let clock = Clock::start();
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
-    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits")]
-    let run = options.seed as u32 ^ (options.seed >> 32) as u32;
-    let station = station(options, draw()?, draw()?, clock)?;
+    let session = draw()?;
+    // Two sources may be given one seed: it decides what they say, not who they are.
+    let run = fold(session);
+    let station = station(options, session, draw()?, clock)?;
     let mut looping = Loop::new(options.place.network(), clock)
         .and_then(|mut looping| looping.add(station, &[], None).map(|()| looping))
         .map_err(|error| Failure::system("cannot send", &error))?;
@@ -208,7 +216,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         clock,
         run,
         port,
-        filling: filling(run, options.size),
+        filling: filling(fold(options.seed), options.size),
         stretch: BytesMut::new(),
         joining,
         stage: Stage::Gathering {
@@ -305,6 +313,7 @@ fn gather(
     let wanted = Welcome::In {
         messages: options.messages,
         size: options.size,
+        filling: fold(options.seed),
     };
     let receivers = options.receivers;
     // Ends with the process: who comes when all are there is told so, and may join another source.
@@ -312,6 +321,8 @@ fn gather(
         let mut names = BTreeSet::new();
         loop {
             let Ok((stream, _)) = listener.accept() else {
+                // Too many open files, most likely.
+                thread::park_timeout(LOOK_EVERY);
                 continue;
             };
             let wanted = if names.len() < receivers {
@@ -343,7 +354,10 @@ fn welcome(
     names: &mut BTreeSet<String>,
 ) -> io::Result<Option<Member>> {
     let mut control = Control::new(stream)?;
+    // Whoever says nothing holds up the others.
+    control.set_silence(Some(HELLO))?;
     let hello: Hello = control.take()?;
+    control.set_silence(Some(SILENCE))?;
     let refused = if hello.run != run {
         Some("this source is in another run".to_owned())
     } else if hello.version != env!("CARGO_PKG_VERSION") {

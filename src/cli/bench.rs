@@ -165,7 +165,7 @@ pub(super) struct RunArgs {
     /// Keep the results in this folder: result.json, env.json, distributions
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Decides groups, fillings and losses [default: drawn, and kept]
+    /// Decides fillings and losses [default: drawn, and kept]
     #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
     seed: Option<u64>,
     /// Print a JSON line for each run

@@ -196,7 +196,7 @@ impl Epoll {
         if !self.is_known {
             return Ok(false);
         }
-        let timespec = timespec(timeout);
+        let timespec = KernelTimespec::of(timeout);
         let capacity = libc::c_int::try_from(self.told.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the kernel writes at most `capacity` entries, which `told` has, and reads the `timespec`; both outlive the
         // call. A null mask leaves the signals as they are, and its size is not looked at.
@@ -230,12 +230,20 @@ impl Epoll {
     }
 }
 
-fn timespec(duration: Duration) -> libc::timespec {
-    // SAFETY: all-zero bytes are a valid `timespec`. (A literal would not do: some C libraries have padding in it.)
-    let mut timespec: libc::timespec = unsafe { mem::zeroed() };
-    timespec.tv_sec = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
-    timespec.tv_nsec = duration.subsec_nanos().into();
-    timespec
+/// `struct __kernel_timespec`, which the call takes on every processor: the C library's may have half as many bits.
+#[repr(C)]
+struct KernelTimespec {
+    seconds: i64,
+    nanos: i64,
+}
+
+impl KernelTimespec {
+    fn of(duration: Duration) -> Self {
+        Self {
+            seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+            nanos: duration.subsec_nanos().into(),
+        }
+    }
 }
 
 /// From here on a millisecond more is no matter, and the extra call is saved.
@@ -261,7 +269,9 @@ pub(super) fn is_ready_within(poll: &Poll, timeout: Duration) -> io::Result<bool
         events: libc::POLLIN,
         revents: 0,
     };
-    let timespec = timespec(timeout);
+    // SAFETY: all-zero bytes are a valid `timespec`. (A literal would not do: some C libraries have padding in it.)
+    let mut timespec: libc::timespec = unsafe { mem::zeroed() };
+    timespec.tv_nsec = timeout.subsec_nanos().into();
     // SAFETY: one `pollfd` and the `timespec` outlive the call; a null mask leaves the signals as they are.
     match unsafe { libc::ppoll(&raw mut queue, 1, &raw const timespec, ptr::null()) } {
         answer if answer < 0 => Err(io::Error::last_os_error()),
