@@ -225,7 +225,10 @@ struct Path {
 struct Running {
     path: Path,
     tally: Tally,
+    /// What the process had used before the first message, and when it was looked at after the last one so far.
     began: Usage,
+    used: Usage,
+    used_at: Timestamp,
     /// All were sent; then until when something may still come.
     over: Option<(u64, Timestamp)>,
     /// How many requests for repair have gone out, and when that was last seen to grow.
@@ -300,7 +303,13 @@ impl Run<'_> {
     fn handle_event(&mut self, event: StationEvent) {
         match event {
             StationEvent::Opaque { at, payload } => match &mut self.stage {
-                Stage::Running(running) => running.tally.take(self.clock, &payload),
+                Stage::Running(running) => {
+                    // Others may have joined long after we did.
+                    if running.tally.received == 0 {
+                        running.began = Usage::now();
+                    }
+                    running.tally.take(self.clock, &payload);
+                }
                 Stage::Waiting => self.called(at.origin, &payload),
                 Stage::Calling(_) | Stage::Ended(_) => {}
             },
@@ -425,6 +434,8 @@ impl Run<'_> {
             path,
             tally,
             began: Usage::now(),
+            used: Usage::now(),
+            used_at: Timestamp::ZERO,
             over: None,
             asked: (0, Timestamp::ZERO),
         }));
@@ -444,6 +455,9 @@ impl Run<'_> {
         if stats.nacks_sent != running.asked.0 {
             running.asked = (stats.nacks_sent, now);
         }
+        if running.used_at <= tally.last {
+            (running.used, running.used_at) = (Usage::now(), now);
+        }
         let patience_ns = saturating_nanos(PATIENCE);
         let last = tally.last.max(told).max(running.asked.1);
         let is_quiet = now.nanos_since(last) >= patience_ns;
@@ -457,7 +471,8 @@ impl Run<'_> {
             segments_lost: stats.segments_lost,
         };
         // What the process has used, in equal parts.
-        let usage = Usage::now().since(running.began).part(self.options.count);
+        let usage = running.used.since(running.began);
+        let usage = usage.part(self.options.count);
         let outcome = Outcome {
             event: "summary",
             name: self.name.clone(),

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -90,11 +91,12 @@ pub fn run(options: &RunOptions, stop: &Stop) -> Result<Ending, Failure> {
     for turn in 0..scenario.repeat {
         for cell in scenario.cells() {
             if stop.is_requested() {
-                return Err(Failure::Failed("broken off".to_owned()));
+                return Err(broken_off());
             }
             let number = result.runs.len() as u64;
             let one = Run {
                 options,
+                stop,
                 lab: lab.as_ref(),
                 cell,
                 seed: options.seed.wrapping_add(number),
@@ -170,6 +172,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
 /// One run of one cell.
 struct Run<'a> {
     options: &'a RunOptions,
+    stop: &'a Stop,
     lab: Option<&'a Lab>,
     cell: Cell,
     seed: u64,
@@ -202,7 +205,7 @@ impl Run<'_> {
             {
                 self.come_and_go(host, &group, &mut source)?;
             }
-            summaries.push(source.summary()?);
+            summaries.push(source.summary(self.stop)?);
         }
         receivers.wait();
         self.keep_samples(turn)?;
@@ -325,7 +328,7 @@ impl Run<'_> {
         let words = ["receive", "--listen-only", "--name", "passing", "--wait"].map(str::to_owned);
         let stay = format!("{}ms", STAY.as_millis());
         let arguments: Vec<_> = words.into_iter().chain([stay]).collect();
-        while matches!(source.child.try_wait(), Ok(None)) {
+        while !self.stop.is_requested() && matches!(source.child.try_wait(), Ok(None)) {
             // It ends by itself.
             let _ = self.start(host, group, &arguments, Stdio::null())?.wait();
         }
@@ -333,33 +336,56 @@ impl Run<'_> {
     }
 }
 
-/// A source of a run, and what it prints, which is read all the time: what stands in a full pipe holds it up.
+fn broken_off() -> Failure {
+    Failure::Failed("broken off".to_owned())
+}
+
+/// How often it is looked whether a run is to be broken off.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A source of a run, and what it prints, which is read all the time: what stands in a full pipe holds it up. It is killed
+/// where the run is given up.
 struct Source {
     child: Child,
-    printed: JoinHandle<io::Result<String>>,
+    printed: Receiver<io::Result<String>>,
 }
 
 impl Source {
     fn new(mut child: Child) -> Self {
         let out = child.stdout.take();
-        let printed = thread::spawn(move || {
+        let (tell, printed) = mpsc::channel();
+        thread::spawn(move || {
             let mut text = String::new();
-            if let Some(mut out) = out {
-                out.read_to_string(&mut text)?;
-            }
-            Ok(text)
+            let read = out.map_or(Ok(0), |mut out| out.read_to_string(&mut text));
+            // Nobody waits for it where the run was given up.
+            let _ = tell.send(read.map(|_| text));
         });
         Self { child, printed }
     }
 
     /// Waits until it has ended, and reads its summary.
-    fn summary(mut self) -> Result<Summary, Failure> {
-        let ended = || Failure::Failed("a source has ended without a result; see above".to_owned());
-        let printed = self.printed.join().map_err(|_| ended())?;
-        let text = printed.map_err(|error| Failure::system("cannot hear the source", &error))?;
+    fn summary(mut self, stop: &Stop) -> Result<Summary, Failure> {
+        let text = loop {
+            match self.printed.recv_timeout(LOOK_EVERY) {
+                Ok(text) => break text,
+                Err(RecvTimeoutError::Timeout) if !stop.is_requested() => {}
+                Err(_) => return Err(broken_off()),
+            }
+        };
+        let text = text.map_err(|error| Failure::system("cannot hear the source", &error))?;
         // Its own sentence stands on standard error already.
         let _ = self.child.wait();
-        serde_json::from_str(&text).map_err(|_| ended())
+        serde_json::from_str(&text).map_err(|_| {
+            Failure::Failed("a source has ended without a result; see above".to_owned())
+        })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed, which is all the same.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
