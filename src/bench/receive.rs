@@ -471,8 +471,8 @@ impl Run<'_> {
             segments_lost: stats.segments_lost,
         };
         // What the process has used, in equal parts.
-        let usage = running.used.since(running.began);
-        let usage = usage.part(self.options.count);
+        let used = running.used.since(running.began);
+        let usage = used.part(self.options.count);
         let outcome = Outcome {
             event: "summary",
             name: self.name.clone(),

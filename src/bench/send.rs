@@ -321,7 +321,7 @@ fn gather(
         let mut names = BTreeSet::new();
         loop {
             let Ok((stream, _)) = listener.accept() else {
-                // Too many open files, most likely.
+                // Too many open files, most likely, and nothing tells when there are fewer.
                 thread::park_timeout(LOOK_EVERY);
                 continue;
             };

@@ -212,13 +212,12 @@ impl<'a> Keyring<'a> {
         }
         let grant = Grant::sign(&root, self.floor.id, terms)
             .map_err(|error| Failure::Usage(format!("the grant cannot be signed: {error}")))?;
+        files::make_folder(&self.folder.join("sources"))?;
         if let Some(private) = made {
-            files::make_folder(&self.folder.join("sources"))?;
             self.create_plain(&self.source_path(&options.name, "key"), &private)?;
             let public = self.source_path(&options.name, "pub");
             files::replace(&public, Kind::PublicKey, &key.to_bytes())?;
         }
-        files::make_folder(&self.folder.join("sources"))?;
         files::replace(&path, Kind::Grant, grant.to_bytes())?;
         self.print_grant(&grant, &list, true)?;
         self.end()

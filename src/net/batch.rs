@@ -156,7 +156,7 @@ mod codes {
 /// Receive buffers, owned by the caller and used again and again.
 ///
 /// [`Socket::receive`](super::Socket::receive) fills slots behind those already full, so that one batch may gather from
-/// several sockets; [`drain`](Self::drain) empties it. A payload is handed out as [`Bytes`] cut from its slot without a
+/// several sockets; [`pop`](Self::pop) empties it. A payload is handed out as [`Bytes`] cut from its slot without a
 /// copy. When it has been dropped the slot takes its memory back; only a payload still held makes the slot allocate
 /// anew. So a flow whose payloads are dropped allocates nothing, and a payload that is kept keeps `slot_bytes` with it:
 /// copy what is small and kept long.
@@ -256,40 +256,8 @@ impl ReceiveBatch {
         }
     }
 
-    /// Takes the datagrams out in the order they came, each with its sender's address. What the caller does not take
-    /// stays for the next call.
-    pub fn drain(&mut self) -> impl Iterator<Item = (SocketAddr, Bytes)> + '_ {
-        std::iter::from_fn(move || self.pop())
-    }
-
-    /// Datagrams waiting.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.waiting
-    }
-
-    /// Whether no datagram waits.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.waiting == 0
-    }
-
-    /// Whether it takes no more; [`drain`](Self::drain) it. Either no slot is free, or as many datagrams wait as there
-    /// are slots.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.waiting >= self.slots.len()
-            || (self.filled == self.slots.len() && self.next < self.filled)
-    }
-
-    /// How often a payload had to take new memory because all that was there was still held.
-    #[must_use]
-    pub const fn allocations(&self) -> u64 {
-        self.allocations + self.copies.allocations
-    }
-
-    /// Takes out the datagram that has waited longest, with its sender's address. Once it has been dropped its memory serves
-    /// the next one.
+    /// Takes out the datagram that has waited longest, with its sender's address. Once that has been dropped its memory serves
+    /// the next one; what is not taken out stays.
     pub fn pop(&mut self) -> Option<(SocketAddr, Bytes)> {
         let rest_bytes = self.rest_bytes();
         while self.next < self.filled {
@@ -305,6 +273,32 @@ impl ReceiveBatch {
         self.next = 0;
         self.filled = 0;
         None
+    }
+
+    /// Datagrams waiting.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether no datagram waits.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Whether it takes no more; [`pop`](Self::pop) it. Either no slot is free, or as many datagrams wait as there
+    /// are slots.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.waiting >= self.slots.len()
+            || (self.filled == self.slots.len() && self.next < self.filled)
+    }
+
+    /// How often a payload had to take new memory because all that was there was still held.
+    #[must_use]
+    pub const fn allocations(&self) -> u64 {
+        self.allocations + self.copies.allocations
     }
 
     const fn rest_bytes(&self) -> usize {

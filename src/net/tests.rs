@@ -64,6 +64,11 @@ fn send_all(socket: &mut Socket, to: SocketAddr, payloads: &[&[u8]]) -> SendErro
     errors
 }
 
+/// Takes out what waits, as far as the caller asks.
+fn drain(batch: &mut ReceiveBatch) -> impl Iterator<Item = (SocketAddr, Bytes)> {
+    std::iter::from_fn(|| batch.pop())
+}
+
 /// Waits for `count` datagrams through a poll, as the event loop does.
 fn expect(socket: &mut Socket, count: usize) -> Vec<(SocketAddr, Bytes)> {
     let mut poll = Poll::new().unwrap();
@@ -82,9 +87,9 @@ fn expect(socket: &mut Socket, count: usize) -> Vec<(SocketAddr, Bytes)> {
             all.len()
         );
         while !socket.receive(&mut batch).would_block {
-            all.extend(batch.drain());
+            all.extend(drain(&mut batch));
         }
-        all.extend(batch.drain());
+        all.extend(drain(&mut batch));
     }
     poll.registry().deregister(socket).unwrap();
     all
@@ -180,8 +185,7 @@ fn a_datagram_longer_than_a_slot_is_counted_and_dropped() {
         (2, 2, true)
     );
     assert_eq!(batch.len(), 2);
-    let lengths: Vec<_> = batch
-        .drain()
+    let lengths: Vec<_> = drain(&mut batch)
         .map(|(_, bytes)| (bytes[0], bytes.len()))
         .collect();
     assert_eq!(lengths, [(1, 100), (4, 99)]);
@@ -287,9 +291,12 @@ fn a_full_batch_stops_short_of_would_block_and_loses_nothing() {
     // A batch that is still full takes nothing; one that is half drained keeps what is left.
     assert_eq!(member.receive(&mut batch).count, 0);
     assert!(batch.is_full());
-    let mut order: Vec<u8> = batch.drain().take(1).map(|(_, bytes)| bytes[0]).collect();
+    let mut order: Vec<u8> = drain(&mut batch)
+        .take(1)
+        .map(|(_, bytes)| bytes[0])
+        .collect();
     while !batch.is_empty() {
-        order.extend(batch.drain().map(|(_, bytes)| bytes[0]));
+        order.extend(drain(&mut batch).map(|(_, bytes)| bytes[0]));
         let _ = member.receive(&mut batch);
     }
     assert_eq!(order, *b"12345");
@@ -329,7 +336,7 @@ fn a_steady_flow_allocates_nothing_and_a_held_payload_is_never_overwritten() {
         let payload = [round.to_be_bytes(); 600].concat();
         let _ = send_all(&mut source, group, &[payload.as_slice(); 16]);
         assert_eq!(member.receive(&mut batch).count, 16);
-        for (_, bytes) in batch.drain() {
+        for (_, bytes) in drain(&mut batch) {
             assert_eq!(bytes, payload);
             buffers.insert(bytes.as_ptr() as usize);
         }
@@ -342,7 +349,7 @@ fn a_steady_flow_allocates_nothing_and_a_held_payload_is_never_overwritten() {
 
     let _ = send_all(&mut source, group, &[b"held"]);
     let _ = member.receive(&mut batch);
-    let held = batch.drain().next().unwrap().1;
+    let held = drain(&mut batch).next().unwrap().1;
     assert!(buffers.contains(&(held.as_ptr() as usize)));
     let _ = send_all(&mut source, group, &[[9; 1_500].as_slice(); 16]);
     let _ = member.receive(&mut batch);
@@ -597,7 +604,7 @@ fn a_train_longer_than_its_slot_comes_apart_as_it_went_together() {
                 let received = member.receive(&mut batch);
                 assert_eq!(batch.len(), received.count);
                 truncated += received.truncated;
-                heard.extend(batch.drain().map(|(_, bytes)| bytes));
+                heard.extend(drain(&mut batch).map(|(_, bytes)| bytes));
                 assert!(batch.is_empty() && !batch.is_full());
                 if received.would_block {
                     break;
@@ -628,10 +635,10 @@ fn a_batch_gathers_trains_and_single_datagrams() {
     for _ in 0..2 {
         for member in &mut members {
             let _ = member.receive(&mut batch);
-            heard.extend(batch.drain().take(3).map(|(_, bytes)| bytes[0]));
+            heard.extend(drain(&mut batch).take(3).map(|(_, bytes)| bytes[0]));
         }
     }
-    heard.extend(batch.drain().map(|(_, bytes)| bytes[0]));
+    heard.extend(drain(&mut batch).map(|(_, bytes)| bytes[0]));
     assert_eq!(heard, *b"123412341234");
 }
 
@@ -645,7 +652,7 @@ fn steady_trains_allocate_nothing_and_a_held_payload_is_never_overwritten() {
         let payload = [round.to_be_bytes(); 600].concat();
         let _ = send_all(&mut source, group, &[payload.as_slice(); 16]);
         let _ = member.receive(&mut batch);
-        for (_, bytes) in batch.drain() {
+        for (_, bytes) in drain(&mut batch) {
             assert_eq!(bytes, payload);
             buffers.insert(bytes.as_ptr() as usize);
         }
@@ -660,7 +667,7 @@ fn steady_trains_allocate_nothing_and_a_held_payload_is_never_overwritten() {
     for round in 0..8_u8 {
         let _ = send_all(&mut source, group, &[[round; 1_200].as_slice(); 16]);
         let _ = member.receive(&mut batch);
-        held.extend(batch.drain().map(|(_, bytes)| (round, bytes)));
+        held.extend(drain(&mut batch).map(|(_, bytes)| (round, bytes)));
     }
     assert_eq!(held.len(), 128);
     assert!(
@@ -782,7 +789,7 @@ fn one_datagram_at_a_time_is_cut_short_nowhere() {
         (received.count, received.truncated, received.would_block),
         (2, 1, true)
     );
-    let lengths: Vec<_> = batch.drain().map(|(_, bytes)| bytes.len()).collect();
+    let lengths: Vec<_> = drain(&mut batch).map(|(_, bytes)| bytes.len()).collect();
     assert_eq!(lengths, [100, 0]);
     assert_eq!(
         source.send(&[], &mut SendErrors::default()),
