@@ -7,6 +7,7 @@
 //! strictly; what is signed begins with a word for what it is, so that a signature under one kind of statement is none under
 //! another (R-STATE-1).
 
+mod credentials;
 mod grant;
 mod group;
 mod revoked;
@@ -22,6 +23,7 @@ use thiserror::Error;
 
 use crate::wire::FloorId;
 
+pub use credentials::{Credentials, Enrolment, Others};
 pub use grant::{Grant, GrantTerms, Refusal, Status};
 pub use group::{GroupKey, GroupKeys, KeyId, Rotation, RotationError};
 pub use revoked::Revocations;
