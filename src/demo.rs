@@ -10,6 +10,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::capture::{Capture, Recorded};
+use crate::guard::{Guard, Verdicts};
+use crate::keys::ThrowAway;
 use crate::net::{self, InterfaceKind, InterfaceSpec, IoMode, IoModes, TRAIN_DATAGRAMS};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
 use crate::output::{Ending, Failure, LossLines, LossSummary, PrintError, Printer, ReceiverLines};
@@ -20,7 +22,7 @@ use crate::runtime::{
 };
 use crate::station::{BroadcastError, StationConfig, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{FloorId, GroupId, Lane, SeqNo, SessionId, SourceId, StreamId};
+use crate::wire::{FloorId, GroupId, Lane, SeqNo, SessionId, SourceId, Status, StreamId};
 
 /// Deliveries a second that the default rate asks of this machine, over all agents: half of what one core takes in.
 const DELIVERIES_PER_S: u64 = 200_000;
@@ -56,6 +58,8 @@ pub struct Options {
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
+    /// Without keys.
+    pub is_open_lab: bool,
 }
 
 /// A latency distribution, microseconds.
@@ -108,6 +112,7 @@ pub struct Summary {
     receive_buffer_bytes: usize,
     io: String,
     send_errors: u64,
+    security: &'static str,
     open_lab: bool,
 }
 
@@ -169,7 +174,7 @@ fn report(
          delivered {}, missing {}, duplicates {}, out of order {}, receipts from {} of {} agents\n\
          to the last agent: {}\n\
          to each agent:     {}\n\
-         {} NACKs, {} repairs, {:.2} bytes sent per payload byte, {:.1} s, seed {} (open lab: loopback only, no protection)",
+         {} NACKs, {} repairs, {:.2} bytes sent per payload byte, {:.1} s, seed {} ({})",
         summary.agents,
         summary.messages,
         summary.size,
@@ -188,7 +193,12 @@ fn report(
         summary.repairs_sent,
         summary.bytes_per_payload_byte,
         summary.seconds,
-        summary.seed
+        summary.seed,
+        if summary.open_lab {
+            "open lab: loopback only, no protection"
+        } else {
+            "sealed and signed, with throw-away keys"
+        }
     );
     let printed = match unprinted {
         Some(error) => Err(error),
@@ -218,6 +228,11 @@ struct Shared {
     network: Network,
     floor: FloorId,
     group: GroupId,
+    /// Throw-away keys; none in an open laboratory.
+    keys: Option<ThrowAway>,
+    /// What one of the agents has checked, the others of this process need not: a floor of its own for each would take as many
+    /// processors.
+    verdicts: Verdicts,
     /// Text that every message is a stretch of.
     pattern: String,
     /// When the first message is due; 0 until all agents are there.
@@ -249,6 +264,15 @@ impl Shared {
         )
             .into();
         let group = GroupId::of(GROUP);
+        let floor = FloorId::of("demo");
+        let keys = if options.is_open_lab {
+            None
+        } else {
+            let seed = runtime::draw_bytes()
+                .map_err(|error| Failure::system("cannot draw keys", &error))?;
+            let wall_s = Clock::start().read().wall_ns / 1_000_000_000;
+            Some(ThrowAway::new(floor, seed, wall_s))
+        };
         let alphabet = b"abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789";
         let pattern = (0..options.size + 64).map(|_| {
             let at = usize::try_from(rng.below(alphabet.len() as u64)).unwrap_or(0);
@@ -269,8 +293,10 @@ impl Shared {
                 io: IoMode::Offload,
                 train_datagrams: TRAIN_DATAGRAMS,
             },
-            floor: FloorId::of("demo"),
+            floor,
             group,
+            keys,
+            verdicts: Verdicts::shared(),
             pattern: pattern.collect(),
             start_ns: AtomicU64::new(0),
             arrivals: (0..options.messages)
@@ -325,13 +351,28 @@ impl Shared {
         name: String,
         is_workstation: bool,
         seed: u64,
-        now: Timestamp,
+        clock: Clock,
     ) -> Result<Recorded, Failure> {
         let session =
             runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error))?;
         let source = SourceId::of(self.floor, &name);
+        let mut endpoint = proto::Config::new(self.floor, source, SessionId(session));
+        let guard = match &self.keys {
+            Some(keys) => {
+                let credentials = if is_workstation {
+                    keys.workstation(&name)
+                } else {
+                    keys.source(&name, &[self.group])
+                };
+                let verdicts = self.verdicts.clone();
+                let zero_ns = clock.read().wall_zero_ns();
+                let guard = Guard::new(credentials, &mut endpoint, zero_ns, verdicts);
+                Some(guard.map_err(|error| Failure::Failed(error.to_string()))?)
+            }
+            None => None,
+        };
         let config = StationConfig {
-            endpoint: proto::Config::new(self.floor, source, SessionId(session)),
+            endpoint,
             name,
             is_workstation,
             groups: if is_workstation {
@@ -344,7 +385,11 @@ impl Shared {
             listed: Default::default(),
         };
         let capture = self.options.capture.as_ref();
-        Ok(Recorded::new(config, seed, now, capture))
+        let station = Recorded::new(config, seed, clock.now(), capture);
+        Ok(match guard {
+            Some(guard) => station.guarded(guard),
+            None => station,
+        })
     }
 
     fn drops(&self, seed: u64) -> Option<Drops> {
@@ -366,7 +411,7 @@ fn add(shared: &Shared, looping: &mut Loop, station: Recorded, seed: u64) -> Res
 
 fn open_source(shared: &Arc<Shared>, clock: Clock) -> Result<(Loop, Source), Failure> {
     let seed = shared.options.seed;
-    let station = shared.station("supervisor".to_owned(), false, seed, clock.now())?;
+    let station = shared.station("supervisor".to_owned(), false, seed, clock)?;
     let mut looping = open(shared, clock)?;
     add(shared, &mut looping, station, seed ^ 0xffff)?;
     let source = Source {
@@ -401,7 +446,7 @@ fn open_agents(
     let mut next = Vec::new();
     for agent in (thread..shared.options.agents).step_by(usize::try_from(threads).unwrap_or(1)) {
         let seed = shared.options.seed.wrapping_add(u64::from(agent) * 2 + 1);
-        let station = shared.station(agent_name(agent), true, seed, clock.now())?;
+        let station = shared.station(agent_name(agent), true, seed, clock)?;
         add(shared, &mut looping, station, seed.wrapping_mul(31))?;
         next.push(0);
     }
@@ -587,6 +632,7 @@ impl Source {
                 sent_ns: at.wall_ns,
                 expires_ns: None,
                 confirm: true,
+                status: Status::Actual,
                 text: self.shared.text(self.published).into(),
             };
             match node.command().broadcast(
@@ -693,7 +739,12 @@ impl Source {
             receive_buffer_bytes: seen.receive_buffer_bytes,
             io: looping.stats().io.worst(seen.io).to_string(),
             send_errors: seen.send_errors + looping.stats().send_errors.total(),
-            open_lab: true,
+            security: if shared.keys.is_some() {
+                "keys"
+            } else {
+                "open-lab"
+            },
+            open_lab: shared.keys.is_none(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! the feature `app`, and so is `capture` but for its file; everything that touches the world is behind it. See `ARCHITECTURE.md`.
 
 pub mod capture;
+pub mod guard;
 pub mod keys;
 pub mod notice;
 pub mod proto;

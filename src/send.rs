@@ -17,7 +17,7 @@ use crate::proto::{self, Blame, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::{Timestamp, saturating_nanos};
-use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId, StreamId};
+use crate::wire::{GroupId, Lane, NAME_BYTES_MAX, SessionId, SourceId, Status, StreamId};
 
 /// How often a send looks whether it is done, when nothing happens by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -278,6 +278,7 @@ impl<'a> Send<'a> {
                     .expires
                     .map(|expires| sent_ns + saturating_nanos(expires)),
                 confirm: true,
+                status: Status::Actual,
                 text: text.as_str().into(),
             };
             // One key is enough: a send is a session of its own.

@@ -10,19 +10,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::guard::{Guard, Opened, Standing};
 use crate::notice::{
     Inbox, Notice, NoticeError, NoticeId, OPAQUE, Outgoing, Receipts, Received, Roster,
     RosterConfig, Tally,
 };
 use crate::proto::{
     Blame, Config, Delivery, Destination, Discard, EndReason, Endpoint, Event, Join, Origin,
-    PublishError, Resume, Stats, Terms, TransmitBatch,
+    PublishError, Resume, Seal, Stats, Terms, TransmitBatch,
 };
 use crate::time::Timestamp;
-use crate::wire::{self, GroupId, Lane, SeqNo, SeqRange, SkipReason, SourceId, StreamId};
+use crate::wire::{
+    self, GroupId, Header, Lane, SeqNo, SeqRange, SkipReason, SourceId, Status, StreamId,
+};
 
 /// Stations named in one request for reports; when more are missing, all are asked.
 const ASKED_BY_NAME_MAX: usize = 128;
+/// Sources whose standing is kept: as many as an endpoint follows, and as many grants as a guard keeps.
+const STANDINGS_MAX: usize = 256;
 
 /// What a station is told before it starts.
 #[derive(Clone, Debug)]
@@ -76,6 +81,15 @@ pub enum StationEvent {
         at: Placed,
         /// Which.
         id: NoticeId,
+    },
+    /// A notice that its source may not send so (R-GRANT-4).
+    Refused {
+        /// Where it lay.
+        at: Placed,
+        /// Which.
+        id: NoticeId,
+        /// What it claimed, and may not.
+        claim: Claim,
     },
     /// A message that is meant to be no notice ([`OPAQUE`]).
     Opaque {
@@ -166,6 +180,15 @@ pub enum StationEvent {
     },
 }
 
+/// What a notice claimed that its source may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A status that its grant does not name.
+    Status(Status),
+    /// To be from somebody else.
+    Name,
+}
+
 /// Where a message lay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
@@ -204,6 +227,10 @@ pub struct Station {
     /// How many of the endpoint's events, from the front, have been told to whom they concern.
     routed: usize,
     outgoing: Vec<Outgoing>,
+    /// What stands between it and the network of a protected floor.
+    guard: Option<Box<Guard>>,
+    /// What those may say who were heard on a protected floor; as many as an endpoint follows.
+    standings: BTreeMap<SourceId, Standing>,
 }
 
 /// Who is expected to have what was published, as of one version of the roster.
@@ -244,7 +271,27 @@ impl Station {
             expected: Expected::default(),
             routed: 0,
             outgoing: Vec::new(),
+            guard: None,
+            standings: BTreeMap::new(),
         }
+    }
+
+    /// Lets it take part in a protected floor: from now on what it sends is sealed, and what comes is opened. Its endpoint's
+    /// configuration has to leave room for that ([`proto::Seal`](crate::proto::Seal)).
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(Box::new(guard));
+        self
+    }
+
+    /// Whether it takes part in a protected floor.
+    pub const fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Its guard, if it has one: for what a running program learns of clocks, keys and newcomers.
+    pub fn guard(&mut self) -> Option<&mut Guard> {
+        self.guard.as_deref_mut()
     }
 
     /// Its name on the floor.
@@ -434,7 +481,59 @@ impl Station {
         from: SocketAddr,
         datagram: Bytes,
     ) -> Result<(), Discard> {
-        let result = self.endpoint.handle_datagram(now, from, datagram);
+        if self.guard.is_none() {
+            let result = self.endpoint.handle_datagram(now, from, datagram);
+            self.route_events(now);
+            return result;
+        }
+        match self.open(now, from, &datagram)? {
+            Some(opened) => self.handle_opened(now, from, opened),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens what a socket of a protected floor received; `None` when nothing of it is for the station.
+    ///
+    /// # Errors
+    /// [`Discard`], already counted, when it was of no use.
+    pub fn open(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<Option<Opened>, Discard> {
+        let Some(guard) = &mut self.guard else {
+            return self.endpoint.refuse(Discard::Key).map(|()| None);
+        };
+        guard.open(now, from, datagram).or_else(|discard| {
+            let refused = self.endpoint.refuse(discard);
+            refused.map(|()| None)
+        })
+    }
+
+    /// Takes in what was opened.
+    ///
+    /// # Errors
+    /// [`Discard`], already counted, when it was of no use.
+    pub fn handle_opened(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        opened: Opened,
+    ) -> Result<(), Discard> {
+        let Opened { datagram, standing } = opened;
+        if let Ok((header, _)) = Header::read(&datagram)
+            && standing.statuses != 0
+            && self.standings.get(&header.source) != Some(&standing)
+        {
+            if self.standings.len() >= STANDINGS_MAX && !self.standings.contains_key(&header.source)
+            {
+                self.standings.pop_first();
+            }
+            self.standings.insert(header.source, standing);
+        }
+        let is_proved = standing.is_proved;
+        let result = self.endpoint.handle_opened(now, from, datagram, is_proved);
         self.route_events(now);
         result
     }
@@ -448,6 +547,24 @@ impl Station {
     /// Writes datagrams that are to be sent now; false when nothing was added.
     #[must_use = "what is not sent is lost"]
     pub fn poll_transmit(&mut self, now: Timestamp, batch: &mut TransmitBatch) -> bool {
+        let already = batch.len();
+        if self.may_transmit(now) {
+            let _ = self.poll_unsealed(now, batch);
+        }
+        self.seal(now, batch, already);
+        batch.len() > already
+    }
+
+    /// Whether new datagrams are to be written now: a protected source waits for its next train to be due.
+    pub fn may_transmit(&self, now: Timestamp) -> bool {
+        self.guard
+            .as_ref()
+            .is_none_or(|guard| guard.ready_at() <= now)
+    }
+
+    /// The first half of [`Station::poll_transmit`]: writes datagrams, which on a protected floor are still to be sealed.
+    #[must_use = "what is not sent is lost"]
+    pub fn poll_unsealed(&mut self, now: Timestamp, batch: &mut TransmitBatch) -> bool {
         if self.roster.poll_timeout() <= now {
             let mut outgoing = std::mem::take(&mut self.outgoing);
             self.roster.poll_outgoing(now, &mut outgoing);
@@ -463,6 +580,15 @@ impl Station {
         // Who has left the pace, and whose fault a loss was, comes to light here.
         self.route_events(now);
         has_more
+    }
+
+    /// The second half: seals what was written from the `already`-th on.
+    pub fn seal(&mut self, now: Timestamp, batch: &mut TransmitBatch, already: usize) {
+        if let Some(guard) = &mut self.guard
+            && (batch.len() > already || guard.poll_timeout() <= now)
+        {
+            guard.seal(now, batch, already);
+        }
     }
 
     /// What happened next; `wall_ns` is the present, nanoseconds since 1970.
@@ -550,10 +676,15 @@ impl Station {
 
     /// When it wants to be called next, if nothing comes in before.
     pub fn poll_timeout(&self) -> Timestamp {
-        self.endpoint
+        let due = self
+            .endpoint
             .poll_timeout()
             .min(self.roster.poll_timeout())
-            .min(self.receipts.poll_timeout())
+            .min(self.receipts.poll_timeout());
+        match &self.guard {
+            Some(guard) => due.max(guard.ready_at()).min(guard.poll_timeout()),
+            None => due,
+        }
     }
 
     /// What it has counted.
@@ -582,7 +713,17 @@ impl Station {
             let payload = delivery.payload;
             return StationEvent::Opaque { at, payload };
         }
+        let source = delivery.origin.source;
         match self.inbox.receive(delivery.payload, wall_ns) {
+            Received::New(notice) | Received::Expired(notice)
+                if let Some(claim) = self.false_claim(source, &notice) =>
+            {
+                StationEvent::Refused {
+                    at,
+                    id: notice.id,
+                    claim,
+                }
+            }
             Received::New(notice) => StationEvent::Notice {
                 at,
                 notice,
@@ -595,6 +736,22 @@ impl Station {
             },
             Received::Again(id) => StationEvent::Again { at, id },
             Received::Unreadable(error) => StationEvent::Unreadable { at, error },
+        }
+    }
+
+    /// What a notice claims that its source may not. In an open laboratory everybody may say everything.
+    fn false_claim(&self, source: SourceId, notice: &Notice) -> Option<Claim> {
+        let config = self.endpoint.config();
+        if config.seal == Seal::OpenLab {
+            return None;
+        }
+        let standing = self.standings.get(&source).copied().unwrap_or_default();
+        if !standing.permits(notice.status) {
+            Some(Claim::Status(notice.status))
+        } else if SourceId::of(config.floor, notice.from.as_str()) != source {
+            Some(Claim::Name)
+        } else {
+            None
         }
     }
 

@@ -17,9 +17,10 @@ const ROOMS: &[(&str, &str)] = &[
     ("proto", "time wire rng"),
     ("notice", "time wire rng"),
     ("keys", "wire"),
-    ("station", "time wire rng proto notice"),
-    ("sim", "time wire rng proto notice station"),
-    ("capture", "time wire proto notice station"),
+    ("guard", "time wire rng proto keys"),
+    ("station", "time wire rng proto notice guard"),
+    ("sim", "time wire rng proto notice keys guard station"),
+    ("capture", "time wire proto notice guard station"),
     ("net", ""),
     ("floor", "wire proto net"),
     (
@@ -37,7 +38,7 @@ const ROOMS: &[(&str, &str)] = &[
     ),
     (
         "demo",
-        "time rng wire proto notice station capture net floor runtime output",
+        "keys guard time rng wire proto notice station capture net floor runtime output",
     ),
     (
         "check",
@@ -57,7 +58,7 @@ const ROOMS: &[(&str, &str)] = &[
 ];
 
 /// Rooms that know no clock, no thread, no socket, no file and no chance: the same inputs give the same bytes.
-const PURE: &str = "time rng wire proto notice keys station sim";
+const PURE: &str = "time rng wire proto notice keys guard station sim";
 /// Words that a pure room may not contain. The hash tables are here because their order is random.
 const IMPURE_WORDS: &[&str] = &[
     "Instant",

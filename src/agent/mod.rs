@@ -13,10 +13,11 @@ use crossbeam::channel::{self, Receiver, Sender};
 use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
 use crate::net::{Interface, IoModes};
+use crate::notice::NoticeId;
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
-use crate::station::{Placed, StationConfig, StationEvent};
+use crate::station::{Claim, Placed, StationConfig, StationEvent};
 use crate::time::Timestamp;
 use crate::wire::{GroupId, SeqRange, SessionId, SkipReason, SourceId, StreamId};
 
@@ -298,6 +299,10 @@ impl<'a> Show<'a> {
                 }
                 Ok(())
             }
+            StationEvent::Refused { at, id, claim } => {
+                self.refused(at.origin, *id, *claim);
+                Ok(())
+            }
             StationEvent::Skipped {
                 origin,
                 stream,
@@ -317,6 +322,18 @@ impl<'a> Show<'a> {
             | StationEvent::PaceLeft { .. }
             | StationEvent::PaceRejoined { .. }
             | StationEvent::Evicted { .. } => Ok(()),
+        }
+    }
+
+    fn refused(&self, origin: Origin, id: NoticeId, claim: Claim) {
+        let from = self.name(origin.source);
+        match claim {
+            Claim::Status(status) => tracing::warn!(
+                "notice {id} of {from} is not shown: its grant does not let it send with the status {status}"
+            ),
+            Claim::Name => tracing::warn!(
+                "notice {id} of {from} is not shown: it says that it is from somebody else"
+            ),
         }
     }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::guard::Opened;
 use crate::notice::{Notice, NoticeId};
 use crate::proto::{Origin, Resume};
 use crate::station::StationConfig;
@@ -98,6 +99,8 @@ records! {
     17 Publish { now: Timestamp, stream: StreamId, payload: Bytes }
     /// `Station::set_group_size`.
     18 GroupSize { receivers: u64 }
+    /// `Station::handle_opened`.
+    19 Opened { now: Timestamp, from: SocketAddr, opened: Opened }
     /// The last: `missed` inputs were not recorded, because the file had reached its bound.
     16 End { missed: u64 }
 }
@@ -118,6 +121,7 @@ impl Record {
             | Self::IsReceivedByAll { .. }
             | Self::Tally { .. }
             | Self::Publish { .. }
+            | Self::Opened { .. }
             | Self::GroupSize { .. } => true,
             Self::Program { .. }
             | Self::Transmitted { .. }

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::guard::Guard;
 use crate::notice::{Notice, NoticeId, Tally};
 use crate::proto::{Destination, Discard, Origin, PublishError, Resume, TransmitBatch};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
@@ -179,6 +180,18 @@ impl Recorded {
         from: SocketAddr,
         datagram: Bytes,
     ) -> Result<(), Discard> {
+        if self.track.is_some() && self.station.is_guarded() {
+            // What is written down was opened already: so a capture holds no keys, and needs none.
+            let Some(opened) = self.station.open(now, from, &datagram)? else {
+                return Ok(());
+            };
+            self.record(|| Record::Opened {
+                now,
+                from,
+                opened: opened.clone(),
+            });
+            return self.station.handle_opened(now, from, opened);
+        }
         self.record(|| Record::Datagram {
             now,
             from,
@@ -200,13 +213,28 @@ impl Recorded {
             return self.station.poll_transmit(now, batch);
         };
         let (already, room) = (batch.len(), batch.room());
-        track.call(Call::Transmit { now, room });
-        let is_added = self.station.poll_transmit(now, batch);
-        track.came(|digest| digest.add_datagrams(batch.iter().skip(already)));
-        if !is_added {
-            track.close();
+        if self.station.may_transmit(now) {
+            track.call(Call::Transmit { now, room });
+            let is_added = self.station.poll_unsealed(now, batch);
+            track.came(|digest| digest.add_datagrams(batch.iter().skip(already)));
+            if !is_added {
+                track.close();
+            }
         }
-        is_added
+        self.station.seal(now, batch, already);
+        batch.len() > already
+    }
+
+    /// Lets the station take part in a protected floor ([`Station::guarded`]). A capture does not tell: it holds what was opened.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.station = self.station.guarded(guard);
+        self
+    }
+
+    /// [`Station::guard`]: nothing that it learns changes what the station does with what was opened.
+    pub fn guard(&mut self) -> Option<&mut Guard> {
+        self.station.guard()
     }
 
     /// [`Station::poll_event`].

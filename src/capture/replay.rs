@@ -338,7 +338,10 @@ impl<R: Read> Replay<R> {
                 self.compare("answers", (1, hash), (1, hash_of(&answer)));
             }
             input => {
-                self.counts.datagrams_in += u64::from(matches!(input, Record::Datagram { .. }));
+                self.counts.datagrams_in += u64::from(matches!(
+                    input,
+                    Record::Datagram { .. } | Record::Opened { .. }
+                ));
                 if let Some(replayed) = self.stations.get_mut(&self.current) {
                     replayed.give(input);
                 }
@@ -438,6 +441,9 @@ impl Replayed {
                 // Counted by the station; what came of it is in the outputs.
                 let _ = station.handle_datagram(now, from, datagram);
             }
+            Record::Opened { now, from, opened } => {
+                let _ = station.handle_opened(now, from, opened);
+            }
             Record::Timeout { now } => station.handle_timeout(now),
             Record::Broadcast {
                 now,
@@ -490,6 +496,7 @@ const fn time_of(record: &Record) -> Option<Timestamp> {
     match record {
         Record::Open { now, .. }
         | Record::Datagram { now, .. }
+        | Record::Opened { now, .. }
         | Record::Timeout { now }
         | Record::Broadcast { now, .. }
         | Record::Publish { now, .. }
@@ -532,6 +539,7 @@ impl Marks {
             StationEvent::Notice { at, .. }
             | StationEvent::Again { at, .. }
             | StationEvent::Opaque { at, .. }
+            | StationEvent::Refused { at, .. }
             | StationEvent::Unreadable { at, .. } => self.advance(at.origin, at.stream, at.seqs),
             StationEvent::Lost {
                 origin,

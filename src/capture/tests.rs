@@ -69,6 +69,7 @@ fn notice(id: u64) -> Notice {
         sent_ns: 1,
         expires_ns: id.is_multiple_of(2).then_some(1 << 60),
         confirm: true,
+        status: crate::wire::Status::Exercise,
         text: "Panne réseau ☎".repeat(20).into(),
     }
 }

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::guard::{Opened, Standing};
 use crate::notice::{Notice, NoticeId, Text};
 use crate::proto::{
     Backoff, Blame, Config, DatagramBytes, Destination, EndReason, Fec, Flow, GroupSize, Join,
-    Origin, Percent, Rate, ReceiveBytes, ReceiveWindowLen, Resume, SendWindowBytes, SendWindowLen,
-    Tuning,
+    Origin, Percent, Rate, ReceiveBytes, ReceiveWindowLen, Resume, Seal, SendWindowBytes,
+    SendWindowLen, Tuning,
 };
 use crate::station::{Placed, StationConfig, StationEvent};
 use crate::time::{Timestamp, saturating_nanos};
-use crate::wire::{FloorId, GroupId, Lane, SeqNo, SeqRange, SessionId, SourceId, StreamId};
+use crate::wire::{FloorId, GroupId, Lane, SeqNo, SeqRange, SessionId, SourceId, Status, StreamId};
 
 /// A value of a record.
 pub(super) trait Value: Sized {
@@ -69,6 +70,7 @@ fields! {
     12 flow,
     13 is_rate_adaptive,
     14 tuning,
+    15 seal,
 }
 
 fields! {
@@ -112,6 +114,7 @@ fields! {
         sent_ns: 0,
         expires_ns: None,
         confirm: false,
+        status: Status::Actual,
         text: Text::default(),
     },
     1 id,
@@ -120,6 +123,7 @@ fields! {
     4 expires_ns,
     5 confirm,
     6 text,
+    7 status,
 }
 
 /// Structs that do not change: their values one behind the other.
@@ -317,6 +321,57 @@ impl Value for Join {
     }
 }
 
+impl Value for Seal {
+    fn put(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::OpenLab => to.push(0),
+            Self::Later { bytes } => {
+                to.push(1);
+                bytes.put(to);
+            }
+        }
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        match take_byte(from)? {
+            0 => Some(Self::OpenLab),
+            1 => Some(Self::Later {
+                bytes: Value::take(from)?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Value for Status {
+    fn put(&self, to: &mut Vec<u8>) {
+        to.push(*self as u8);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        Some(Self::from_bits(take_byte(from)?))
+    }
+}
+
+impl Value for Opened {
+    fn put(&self, to: &mut Vec<u8>) {
+        let Self { datagram, standing } = self;
+        datagram.put(to);
+        to.push(u8::from(standing.is_proved));
+        to.push(standing.statuses);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Self> {
+        Some(Self {
+            datagram: Value::take(from)?,
+            standing: Standing {
+                is_proved: take_byte(from)? != 0,
+                statuses: take_byte(from)?,
+            },
+        })
+    }
+}
+
 impl Value for Flow {
     fn put(&self, to: &mut Vec<u8>) {
         match self {
@@ -441,6 +496,14 @@ pub(super) fn put_destination(to: Destination, bytes: &mut Vec<u8>) {
     }
 }
 
+fn put_reason(reason: EndReason, to: &mut Vec<u8>) {
+    to.push(match reason {
+        EndReason::Closed => 0,
+        EndReason::Replaced => 1,
+        EndReason::Silent => 2,
+    });
+}
+
 /// Writes an event, to be hashed.
 pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
     match event {
@@ -452,11 +515,7 @@ pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
         StationEvent::SessionEnded { origin, reason } => {
             to.push(2);
             origin.put(to);
-            to.push(match reason {
-                EndReason::Closed => 0,
-                EndReason::Replaced => 1,
-                EndReason::Silent => 2,
-            });
+            put_reason(*reason, to);
         }
         StationEvent::Notice {
             at,
@@ -477,6 +536,12 @@ pub(super) fn put_event(event: &StationEvent, to: &mut Vec<u8>) {
             to.push(5);
             put_placed(at, to);
             format!("{error:?}").put(to);
+        }
+        StationEvent::Refused { at, id, claim } => {
+            to.push(16);
+            put_placed(at, to);
+            id.put(to);
+            format!("{claim:?}").put(to);
         }
         StationEvent::Opaque { at, payload } => {
             to.push(15);

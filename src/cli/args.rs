@@ -113,8 +113,8 @@ pub(super) struct DemoArgs {
     /// Print JSON lines: one for each loss and where it was, and a summary
     #[arg(long)]
     pub(super) json: bool,
-    /// The demo is always an open lab, on loopback only; accepted for the sake of habit
-    #[arg(long, hide = true)]
+    /// Without keys, for comparison; otherwise the demo makes throw-away keys, and its floor is sealed and signed
+    #[arg(long)]
     pub(super) open_lab: bool,
 }
 

@@ -143,6 +143,7 @@ fn run_demo(args: &DemoArgs, stop: &Stop) -> Result<Ending, Failure> {
         seed,
         capture: capture(&args.capture)?,
         is_json: args.json,
+        is_open_lab: args.open_lab,
     };
     demo::run(&options, stop)
 }

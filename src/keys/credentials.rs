@@ -1,8 +1,8 @@
 //! What a station brings to a floor that is protected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::wire::SourceId;
+use crate::wire::{Lane, SourceId};
 
 use super::{Grant, GroupKeys, PrivateKey, PublicKey, Revocations};
 
@@ -21,6 +21,9 @@ pub struct Credentials {
     pub revoked: Revocations,
     /// Which workstations are taken at their word.
     pub enrolment: Enrolment,
+    /// Lanes whose datagrams bear no signature: whoever holds the floor's key can forge them. The floor says which, and by
+    /// default none.
+    pub unsigned: BTreeSet<Lane>,
 }
 
 /// Which key a workstation may speak with (R-ENROL-1).

@@ -1,50 +1,17 @@
 //! What one source's key may say: a statement of the floor's root.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use thiserror::Error;
 
-use crate::wire::{FloorId, GroupId, Lane, NAME_BYTES_MAX, SourceId, StreamId, is_station_name};
+use crate::wire::{
+    FloorId, GroupId, Lane, NAME_BYTES_MAX, SourceId, Status, StreamId, is_station_name,
+};
 
 use super::{About, PrivateKey, PublicKey, StatementError, begin, open, sign};
 
 /// Most groups that a grant names one by one; a floor has no more.
 const GROUPS_MAX: usize = 128;
-
-/// Whether a notice is meant: the `status` of OASIS CAP 1.2, section 3.2.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
-    /// To be acted on by all.
-    Actual,
-    /// To be acted on by those who take part in an exercise.
-    Exercise,
-    /// From program to program.
-    System,
-    /// A test, to be disregarded.
-    Test,
-}
-
-impl Status {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Actual, Self::Exercise, Self::System, Self::Test];
-
-    /// The word for it on the command line and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Actual => "actual",
-            Self::Exercise => "exercise",
-            Self::System => "system",
-            Self::Test => "test",
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What a grant says (R-GRANT-1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,12 +156,7 @@ impl Grant {
     /// [`Refusal`], the first reason why not.
     pub fn permits(&self, now: u64, stream: StreamId) -> Result<(), Refusal> {
         let terms = &self.terms;
-        if now < terms.not_before {
-            return Err(Refusal::Early);
-        }
-        if now >= terms.not_after {
-            return Err(Refusal::Expired);
-        }
+        self.holds(now)?;
         if !terms.groups.is_empty() && !terms.groups.contains(&stream.group()) {
             return Err(Refusal::Group);
         }
@@ -202,6 +164,20 @@ impl Grant {
             return Err(Refusal::Lane);
         }
         Ok(())
+    }
+
+    /// Whether it holds at `now`.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it does not yet, or no more.
+    pub const fn holds(&self, now: u64) -> Result<(), Refusal> {
+        if now < self.terms.not_before {
+            Err(Refusal::Early)
+        } else if now >= self.terms.not_after {
+            Err(Refusal::Expired)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether its source may say something with `status`.

@@ -7,6 +7,7 @@
 //! strictly; what is signed begins with a word for what it is, so that a signature under one kind of statement is none under
 //! another (R-STATE-1).
 
+mod cipher;
 mod credentials;
 mod grant;
 mod group;
@@ -14,20 +15,25 @@ mod revoked;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod throwaway;
 
 use std::fmt;
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::wire::FloorId;
 
+pub use crate::wire::Status;
+pub use cipher::{DatagramKey, NONCE_BYTES, PairKey, TAG_BYTES};
 pub use credentials::{Credentials, Enrolment, Others};
-pub use grant::{Grant, GrantTerms, Refusal, Status};
+pub use grant::{Grant, GrantTerms, Refusal};
 pub use group::{GroupKey, GroupKeys, KeyId, Rotation, RotationError};
 pub use revoked::Revocations;
 pub use seal::{SealError, SealInput};
+pub use throwaway::ThrowAway;
 
 /// Bytes of a public key, of a private key's seed, and of a group key.
 pub const KEY_BYTES: usize = 32;
@@ -42,6 +48,7 @@ pub(crate) enum About {
     Grant,
     Revocations,
     GroupKeys,
+    Train,
 }
 
 impl About {
@@ -50,6 +57,7 @@ impl About {
             Self::Grant => b"floorcast grant\0",
             Self::Revocations => b"floorcast revocations\0",
             Self::GroupKeys => b"floorcast group keys\0",
+            Self::Train => b"floorcast train\0",
         }
     }
 }
@@ -71,6 +79,35 @@ impl PrivateKey {
 
     pub(crate) fn seed(&self) -> &[u8; KEY_BYTES] {
         self.0.as_bytes()
+    }
+
+    /// Signs what a train of datagrams comes down to (R-TRAIN-2).
+    pub fn sign_train(&self, statement: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.sign(About::Train, statement)
+    }
+
+    /// What only the holder of this key can make of `words`, and always does: 64 bits that nobody can guess.
+    pub fn token(&self, words: &[u8]) -> u64 {
+        let hash = Sha256::new()
+            .chain_update(b"floorcast token\0")
+            .chain_update(self.seed())
+            .chain_update(words)
+            .finalize();
+        let mut token = [0; 8];
+        token.copy_from_slice(&hash[..8]);
+        u64::from_be_bytes(token)
+    }
+
+    /// A secret that this key and another one share, and nobody else (RFC 7748, over the same curve). It is no key yet.
+    fn agree(&self, other: &PublicKey) -> Zeroizing<[u8; KEY_BYTES]> {
+        let mut scalar = Zeroizing::new(self.0.to_scalar_bytes());
+        Zeroizing::new(
+            other
+                .0
+                .to_montgomery()
+                .mul_clamped(std::mem::take(&mut scalar))
+                .to_bytes(),
+        )
     }
 
     fn sign(&self, about: About, statement: &[u8]) -> [u8; SIGNATURE_BYTES] {
@@ -109,6 +146,11 @@ impl PublicKey {
             .map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect())
             .collect();
         groups.join("-")
+    }
+
+    /// Whether this key has signed what a train of datagrams comes down to (R-TRAIN-2).
+    pub fn has_signed_train(&self, statement: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+        self.has_signed(About::Train, statement, signature)
     }
 
     fn has_signed(

@@ -75,6 +75,7 @@ mod tests {
                 sent_ns: 0,
                 expires_ns,
                 confirm: false,
+                status: crate::wire::Status::Actual,
                 text: "".into(),
             };
             notice.encode().unwrap()

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::wire::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, is_station_name};
+use crate::wire::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Status, is_station_name};
 
 pub use inbox::{Inbox, Received};
 pub use receipts::{NOTICES_MAX, Receipts, Tally};
@@ -21,6 +21,8 @@ const LAYOUT: u8 = 1;
 /// First byte of a message that is no notice, but bytes that two programs understand between them: measurements.
 pub const OPAQUE: u8 = 0;
 const FLAG_CONFIRM: u8 = 0x01;
+/// The two bits of a notice's status.
+const STATUS_SHIFT: u8 = 1;
 const FIXED_BYTES: usize = 1 + 1 + 8 + 8 + 8 + 1;
 
 /// Longest text of a notice: what a message holds beside the sender's name and the times.
@@ -104,6 +106,8 @@ pub struct Notice {
     pub expires_ns: Option<u64>,
     /// Whether a receipt is expected.
     pub confirm: bool,
+    /// Whether it is meant.
+    pub status: Status,
     /// What it says.
     pub text: Text,
 }
@@ -136,7 +140,8 @@ impl Notice {
         }
         let mut bytes = BytesMut::with_capacity(FIXED_BYTES + self.from.len() + self.text.len());
         bytes.put_u8(LAYOUT);
-        bytes.put_u8(if self.confirm { FLAG_CONFIRM } else { 0 });
+        let confirm = if self.confirm { FLAG_CONFIRM } else { 0 };
+        bytes.put_u8(confirm | (self.status as u8) << STATUS_SHIFT);
         bytes.put_u64(self.id.0);
         bytes.put_u64(self.sent_ns);
         bytes.put_u64(self.expires_ns.unwrap_or(0));
@@ -175,6 +180,7 @@ impl Notice {
             sent_ns,
             expires_ns: (expires_ns > 0).then_some(expires_ns),
             confirm: flags & FLAG_CONFIRM != 0,
+            status: Status::from_bits(flags >> STATUS_SHIFT),
             text: Text::new(bytes).ok_or(NoticeError::Field("text"))?,
         })
     }
@@ -231,6 +237,7 @@ mod tests {
             sent_ns: 5,
             expires_ns: Some(9),
             confirm: true,
+            status: Status::Exercise,
             text: "Panne réseau ☎\u{202e}\t".into(),
         }
     }

@@ -113,6 +113,18 @@ pub enum Flow {
     None,
 }
 
+/// How its datagrams are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// Not at all: each has a checksum (R-HDR-5).
+    OpenLab,
+    /// They are sealed once they are written, and are then up to so much longer.
+    Later {
+        /// Bytes left free behind each.
+        bytes: usize,
+    },
+}
+
 /// Where a receiver that meets a session after its start begins (R-JOIN-2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
@@ -135,6 +147,8 @@ pub struct Config {
     pub session: SessionId,
     /// Largest datagram it sends.
     pub datagram_bytes: DatagramBytes,
+    /// How its datagrams are protected.
+    pub seal: Seal,
     /// How fast it sends new data.
     pub data_rate: Rate,
     /// How fast it repairs.
@@ -159,6 +173,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// Bytes of a datagram that is written and not sealed yet, at most, its checksum included where it has one. Never less than
+    /// the smallest datagram that there is without a seal; whoever seals sees to it that there is room.
+    pub(super) fn written_bytes(&self) -> usize {
+        match self.seal {
+            Seal::OpenLab => self.datagram_bytes.as_len(),
+            Seal::Later { bytes } => {
+                let written = self.datagram_bytes.as_len().saturating_sub(bytes);
+                written.max(DatagramBytes::MIN.as_len())
+            }
+        }
+    }
+
     /// The recommended values for `source` in the life `session` on `floor`.
     pub fn new(floor: FloorId, source: SourceId, session: SessionId) -> Self {
         Self {
@@ -166,6 +192,7 @@ impl Config {
             source,
             session,
             datagram_bytes: DatagramBytes::RECOMMENDED,
+            seal: Seal::OpenLab,
             data_rate: Rate::RECOMMENDED,
             repair_rate: Rate::RECOMMENDED,
             send_window_bytes: SendWindowBytes::RECOMMENDED,

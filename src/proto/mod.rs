@@ -73,7 +73,7 @@ use crate::wire::{
 pub use blame::Blame;
 pub use config::{
     Config, ConfigError, DatagramBytes, Flow, GroupSize, Join, Percent, Rate, ReceiveBytes,
-    ReceiveWindowLen, SendWindowBytes, SendWindowLen,
+    ReceiveWindowLen, Seal, SendWindowBytes, SendWindowLen,
 };
 pub use ledger::{ReceiverAccount, Subnet};
 pub use output::{Delivery, EndReason, Event, Origin};
@@ -138,6 +138,24 @@ pub enum Discard {
     /// A message type that this version does not know.
     #[error("of an unknown type")]
     Unknown,
+    /// Its seal, signature or mark does not hold, or does not cover what it says.
+    #[error("not the word of whom it says")]
+    Forged,
+    /// It was here before.
+    #[error("a replay")]
+    Replayed,
+    /// It was signed at another time than now.
+    #[error("of another time")]
+    Untimely,
+    /// Its sender may not say that, there, now, or no more.
+    #[error("not covered by its sender's grant")]
+    Ungranted,
+    /// Of a station that has neither a grant nor a key that is taken here.
+    #[error("of a station that is not known here")]
+    Stranger,
+    /// Too much came before it that was false or new.
+    #[error("not looked at, after too many false ones")]
+    Throttled,
 }
 
 impl Stats {
@@ -157,6 +175,12 @@ impl Stats {
             Discard::NotOurs => &mut self.discard_not_ours,
             Discard::Budget => &mut self.discard_budget,
             Discard::Unknown => &mut self.discard_unknown,
+            Discard::Forged => &mut self.discard_forged,
+            Discard::Replayed => &mut self.discard_replayed,
+            Discard::Untimely => &mut self.discard_untimely,
+            Discard::Ungranted => &mut self.discard_ungranted,
+            Discard::Stranger => &mut self.discard_stranger,
+            Discard::Throttled => &mut self.discard_throttled,
         };
         *counter += 1;
     }
@@ -272,13 +296,52 @@ impl Endpoint {
         from: SocketAddr,
         datagram: Bytes,
     ) -> Result<(), Discard> {
-        let decoded = wire::decode(&datagram)
+        let taken = match Header::read(&datagram) {
+            Ok((header, _)) if header.key != OPEN_LAB_KEY => Err(Discard::Key),
+            Ok(_) => wire::decode(&datagram)
+                .map_err(Discard::from)
+                .and_then(|decoded| self.take_in(now, (from, true), &decoded, &datagram)),
+            Err(error) => Err(error.into()),
+        };
+        taken.unwrap_or_else(|discard| self.refuse(discard))
+    }
+
+    /// Takes in what was opened: a datagram that has shown whose it is, header and messages and nothing behind them. `is_proved`
+    /// says whether its sender has shown to be where it sends from, too (R-ADDR-2).
+    ///
+    /// # Errors
+    /// [`Discard`], already counted, when the datagram or one of its messages was of no use.
+    pub fn handle_opened(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        datagram: Bytes,
+        is_proved: bool,
+    ) -> Result<(), Discard> {
+        let taken = wire::decode(&datagram)
             .map_err(Discard::from)
-            .and_then(|decoded| {
-                self.admit(&decoded.header, from)?;
-                Ok(decoded)
-            });
-        let decoded = decoded.inspect_err(|&discard| self.out.stats.count(discard))?;
+            .and_then(|decoded| self.take_in(now, (from, is_proved), &decoded, &datagram));
+        taken.unwrap_or_else(|discard| self.refuse(discard))
+    }
+
+    /// Counts a datagram that was not taken in.
+    ///
+    /// # Errors
+    /// That it was not.
+    pub fn refuse(&mut self, discard: Discard) -> Result<(), Discard> {
+        self.out.stats.count(discard);
+        Err(discard)
+    }
+
+    /// Takes a datagram in, message by message. What is wrong with all of it is the outer error, not counted yet.
+    fn take_in(
+        &mut self,
+        now: Timestamp,
+        (from, is_proved): (SocketAddr, bool),
+        decoded: &wire::Datagram<'_>,
+        datagram: &Bytes,
+    ) -> Result<Result<(), Discard>, Discard> {
+        self.admit(&decoded.header, from)?;
         self.out.stats.datagrams_received += 1;
         self.out.stats.bytes_received += datagram.len() as u64;
         let header = decoded.header;
@@ -288,7 +351,7 @@ impl Endpoint {
             let taken = match message {
                 Message::Data(data) => {
                     self.receiver
-                        .handle_data(now, &header, from, &data, &datagram, &mut self.out)
+                        .handle_data(now, &header, from, &data, datagram, &mut self.out)
                 }
                 Message::Heartbeat(heartbeat) => {
                     self.receiver
@@ -304,7 +367,7 @@ impl Endpoint {
                     &header,
                     from,
                     &parity,
-                    &datagram,
+                    datagram,
                     &mut self.out,
                 ),
                 Message::Skip(skip) => {
@@ -313,12 +376,16 @@ impl Endpoint {
                 }
                 Message::Scouts(scouts) => self.receiver.handle_scouts(now, &header, &scouts),
                 Message::Pace(pace) => self.receiver.handle_pace(&header, &pace, &mut self.out),
-                Message::Nack(nack) => self.handle_nack(now, &header, from, &nack),
-                Message::Need(need) => self.handle_need(now, &header, from, &need),
+                Message::Nack(nack) => self.handle_nack(now, &header, (from, is_proved), &nack),
+                Message::Need(need) => self.handle_need(now, &header, (from, is_proved), &need),
                 Message::Report(report) => self.handle_report(now, &header, from, &report),
                 Message::Presence(_) | Message::RollCall(_) | Message::Roster(_) => {
                     has_control = true;
                     Ok(())
+                }
+                // Those are between seals; here they have none.
+                Message::AddressCheck(_) | Message::AddressEcho(_) | Message::Grant(_) => {
+                    Err(Discard::NotOurs)
                 }
                 Message::Unknown(_) => Err(Discard::Unknown),
             };
@@ -328,9 +395,10 @@ impl Endpoint {
             }
         }
         if has_control {
+            let datagram = datagram.clone();
             self.out.push(Event::Control { from, datagram });
         }
-        result
+        Ok(result)
     }
 
     /// Does what is due. Called early, it does nothing.
@@ -348,7 +416,7 @@ impl Endpoint {
         while batch.has_room()
             && let Some((to, datagram)) = self.control.pop_front()
         {
-            batch.push(to, &datagram);
+            batch.push(to, &datagram, self.identity.room());
         }
         self.receiver
             .poll_transmit(now, &mut self.identity, batch, &mut self.out);
@@ -438,9 +506,6 @@ impl Endpoint {
         if header.floor != self.config.floor {
             return Err(Discard::Floor);
         }
-        if header.key != OPEN_LAB_KEY {
-            return Err(Discard::Key);
-        }
         if header.source == self.config.source {
             if header.session == self.config.session {
                 return Err(Discard::Own);
@@ -458,14 +523,16 @@ impl Endpoint {
         &mut self,
         now: Timestamp,
         header: &Header,
-        from: SocketAddr,
+        (from, is_proved): (SocketAddr, bool),
         nack: &wire::Nack<'_>,
     ) -> Result<(), Discard> {
         if (nack.source, nack.session) != (self.config.source, self.config.session) {
             return Err(Discard::NotOurs);
         }
         let (station, out) = (header.source, &mut self.out);
-        let answer = self.sender.handle_nack(now, from, station, nack, out)?;
+        let answer = self
+            .sender
+            .handle_nack(now, (from, is_proved), station, nack, out)?;
         self.answer(from, answer);
         Ok(())
     }
@@ -474,14 +541,16 @@ impl Endpoint {
         &mut self,
         now: Timestamp,
         header: &Header,
-        from: SocketAddr,
+        (from, is_proved): (SocketAddr, bool),
         need: &wire::Need<'_>,
     ) -> Result<(), Discard> {
         if (need.source, need.session) != (self.config.source, self.config.session) {
             return Err(Discard::NotOurs);
         }
         let (station, out) = (header.source, &mut self.out);
-        let answer = self.sender.handle_need(now, from, station, need, out)?;
+        let answer = self
+            .sender
+            .handle_need(now, (from, is_proved), station, need, out)?;
         self.answer(from, answer);
         Ok(())
     }

@@ -67,6 +67,8 @@ pub(super) struct Asker {
     pub(super) is_for_all: bool,
     /// It loses far more than others: what it and another one lack is chance.
     pub(super) is_lossy: bool,
+    /// It has shown to be where it sends from.
+    pub(super) is_proved: bool,
 }
 
 /// The last datagram with new data, when it may be carried again.
@@ -690,6 +692,10 @@ impl Publication {
         outcome.asked += 1;
         // What goes beyond its share stands back, or one that asks for a whole window would keep the others waiting.
         let is_alone = asker.is_alone || outcome.queued_bytes >= REPAIR_BURST_BYTES_LEN;
+        if is_alone && !asker.is_proved {
+            outcome.held_off += 1;
+            return;
+        }
         let asker = Asker { is_alone, ..asker };
         if !self.terms.is_empty()
             && let Some(skipped) = self.terms.skipped(seq)
@@ -794,6 +800,10 @@ impl Publication {
         let stands_back = asker.is_alone || is_much;
         let is_alone =
             asker.is_lossy || (stands_back && !parity.share(asker.from, need.block.first));
+        if is_alone && !asker.is_proved {
+            outcome.held_off += u64::from(need.shards);
+            return;
+        }
         let asked = if is_alone {
             parity.ask_alone(now, asker.from, need, len as u8, hold_off_ns)
         } else {
@@ -951,9 +961,9 @@ pub(super) fn message_bytes_max(config: &Config) -> usize {
 }
 
 /// How many bytes of a message a datagram holds.
-const fn segment_bytes(config: &Config) -> usize {
+fn segment_bytes(config: &Config) -> usize {
     // Even, so that a shard of the longest segment fits in a parity datagram, too (R-FEC-2).
-    (config.datagram_bytes.as_len() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES) & !1
+    (config.written_bytes() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES) & !1
 }
 
 impl Slot {

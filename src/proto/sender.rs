@@ -286,7 +286,7 @@ impl Sender {
     pub(super) fn handle_nack(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
+        from: (SocketAddr, bool),
         station: SourceId,
         nack: &Nack<'_>,
         out: &mut Output,
@@ -320,7 +320,7 @@ impl Sender {
     pub(super) fn handle_need(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
+        from: (SocketAddr, bool),
         station: SourceId,
         need: &Need<'_>,
         out: &mut Output,
@@ -367,7 +367,7 @@ impl Sender {
     fn admit(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
+        (from, is_proved): (SocketAddr, bool),
         station: SourceId,
         stream: StreamId,
         units: u64,
@@ -386,11 +386,21 @@ impl Sender {
         out.stats.nacks_alone += u64::from(is_alone);
         let is_lossy =
             !self.is_scout(station, stream.group()) && self.ledger.is_lossy(now, station);
+        if !is_proved {
+            // Nothing goes to an address that somebody may have borrowed: what one asks for goes to all, and what would go
+            // to it alone waits until it has shown that it is there (R-ADDR-3).
+            if is_alone || is_lossy {
+                return Err(Discard::Budget);
+            }
+            out.stats.repairs_unproved += 1;
+        }
         Ok(Asker {
             from,
             is_alone,
-            is_for_all: self.backoffs.of(stream.lane()).is_raised() && !is_lossy && !is_alone,
+            is_for_all: !is_proved
+                || self.backoffs.of(stream.lane()).is_raised() && !is_lossy && !is_alone,
             is_lossy,
+            is_proved,
         })
     }
 

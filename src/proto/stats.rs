@@ -84,4 +84,11 @@ stats! {
     discard_not_ours: "Discarded: meant for another source or session",
     discard_budget: "Discarded: more requests than one receiver may make",
     discard_unknown: "Discarded: a message type this version does not know",
+    discard_forged: "Discarded: seal, signature or mark did not hold, or did not cover what was said",
+    discard_replayed: "Discarded: was here before",
+    discard_untimely: "Discarded: signed at another time than it came",
+    discard_ungranted: "Discarded: not covered by the sender's grant",
+    discard_stranger: "Discarded: of a station without a grant, and without a key that is taken here",
+    discard_throttled: "Discarded unseen: too much before it was false, or new",
+    repairs_unproved: "Repairs by multicast because who asked had not shown to be where it said",
 }

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
-use crate::wire::{DatagramWriter, GroupId, Header};
+use crate::wire::{DatagramWriter, GroupId, Header, OPEN_LAB_KEY};
 
 use super::Stats;
-use super::config::Config;
+use super::config::{Config, Seal};
+
+/// What stands in the header of a datagram until it is sealed: that of no open laboratory.
+const SOME_KEY: u16 = u16::MAX;
 
 /// Where a datagram goes. The core does not know the groups' addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,15 +80,46 @@ impl TransmitBatch {
         let bytes = identity.write(&mut self.bytes, fill);
         if bytes > 0 {
             self.datagrams.push((to, start..start + bytes));
+            self.bytes.resize(start + bytes + identity.room(), 0);
         }
         bytes
     }
 
-    /// Adds a datagram that is already whole.
-    pub(super) fn push(&mut self, to: Destination, datagram: &[u8]) {
+    /// Adds a datagram that is written already, with `room` bytes behind it for a seal.
+    pub(super) fn push(&mut self, to: Destination, datagram: &[u8], room: usize) {
+        self.append(to, datagram);
+        self.bytes.resize(self.bytes.len() + room, 0);
+    }
+
+    /// Adds a datagram that is whole.
+    pub fn append(&mut self, to: Destination, datagram: &[u8]) {
+        self.insert(self.datagrams.len(), to, datagram);
+    }
+
+    /// Puts a datagram that is whole before the `index`-th.
+    pub fn insert(&mut self, index: usize, to: Destination, datagram: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(datagram);
-        self.datagrams.push((to, start..self.bytes.len()));
+        self.datagrams.insert(index, (to, start..self.bytes.len()));
+    }
+
+    /// Takes out all from the `len`-th on.
+    pub fn truncate(&mut self, len: usize) {
+        self.datagrams.truncate(len);
+    }
+
+    /// The `index`-th datagram, to be changed where it stands.
+    pub fn memory(&mut self, index: usize) -> (Destination, &mut [u8]) {
+        let (to, range) = &self.datagrams[index];
+        (*to, &mut self.bytes[range.clone()])
+    }
+
+    /// Lets `seal` make a longer datagram of the `index`-th, where it stands: it is given what stands there and all behind it,
+    /// of which the room that was left for a seal is free, and how long the datagram is; it says how long it has become.
+    pub fn seal(&mut self, index: usize, seal: impl FnOnce(&mut [u8], usize) -> usize) {
+        let (_, range) = &mut self.datagrams[index];
+        let len = range.len();
+        range.end = range.start + seal(&mut self.bytes[range.start..], len);
     }
 }
 
@@ -93,13 +127,17 @@ impl TransmitBatch {
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) header: Header,
-    datagram_bytes: usize,
+    written_bytes: usize,
+    seal: Seal,
 }
 
 impl Identity {
     pub(super) fn new(config: &Config) -> Self {
         let header = Header {
-            key: 0,
+            key: match config.seal {
+                Seal::OpenLab => OPEN_LAB_KEY,
+                Seal::Later { .. } => SOME_KEY,
+            },
             floor: config.floor,
             source: config.source,
             session: config.session,
@@ -107,7 +145,16 @@ impl Identity {
         };
         Self {
             header,
-            datagram_bytes: config.datagram_bytes.as_len(),
+            written_bytes: config.written_bytes(),
+            seal: config.seal,
+        }
+    }
+
+    /// Bytes left free behind each datagram.
+    pub(super) const fn room(&self) -> usize {
+        match self.seal {
+            Seal::OpenLab => 0,
+            Seal::Later { bytes } => bytes,
         }
     }
 
@@ -117,7 +164,10 @@ impl Identity {
         buf: &mut Vec<u8>,
         fill: impl FnOnce(&mut DatagramWriter<'_>),
     ) -> usize {
-        let mut writer = DatagramWriter::new(buf, self.datagram_bytes, &self.header);
+        let mut writer = match self.seal {
+            Seal::OpenLab => DatagramWriter::new(buf, self.written_bytes, &self.header),
+            Seal::Later { .. } => DatagramWriter::plain(buf, self.written_bytes, &self.header),
+        };
         fill(&mut writer);
         let bytes = writer.finish();
         self.header.number += u64::from(bytes > 0);

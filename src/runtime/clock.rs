@@ -19,6 +19,13 @@ pub struct Moment {
     pub wall_ns: u64,
 }
 
+impl Moment {
+    /// What the wall clock showed at the clock's zero, had it not been set since.
+    pub const fn wall_zero_ns(self) -> u64 {
+        self.wall_ns.saturating_sub(self.now.as_nanos())
+    }
+}
+
 impl Clock {
     /// Starts a clock. Clones share its zero, so their timestamps can be compared.
     #[expect(

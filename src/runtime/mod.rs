@@ -232,6 +232,8 @@ pub struct Loop {
     received: ReceiveBatch,
     transmit: TransmitBatch,
     next_check: Timestamp,
+    /// The wall clock at the clock's zero, as it was last.
+    wall_zero_ns: u64,
     is_interface_gone: bool,
     last_warning: Option<Timestamp>,
     stats: LoopStats,
@@ -255,6 +257,7 @@ impl Loop {
             received: ReceiveBatch::new(BATCH, network.datagram_bytes.max(2_048)),
             transmit: TransmitBatch::new(BATCH),
             next_check: clock.now() + INTERFACE_CHECK,
+            wall_zero_ns: clock.read().wall_zero_ns(),
             clock,
             idle: Idle::Block,
             network,
@@ -330,6 +333,7 @@ impl Loop {
             self.transmit(at.now)?;
             self.drain_all_events(at, program);
             self.check_interface(at.now);
+            self.check_wall(at);
             self.count_turn(at.now);
             if let Some(until) = leave_until
                 && (at.now >= until || self.nodes.iter().all(Node::has_left))
@@ -512,6 +516,21 @@ impl Loop {
             }
         }
         self.stats.io = self.io_modes();
+    }
+
+    /// Tells protected stations when the wall clock has been set, or the machine has slept: what is signed has a time.
+    fn check_wall(&mut self, at: Moment) {
+        /// Less is drift, and far below what clocks may be apart.
+        const SET_NS: u64 = 1_000_000_000;
+        if at.wall_zero_ns().abs_diff(self.wall_zero_ns) < SET_NS {
+            return;
+        }
+        self.wall_zero_ns = at.wall_zero_ns();
+        for node in &mut self.nodes {
+            if let Some(guard) = node.station.guard() {
+                guard.set_wall(at.now, at.wall_ns);
+            }
+        }
     }
 
     fn count_turn(&mut self, began: Timestamp) {

@@ -249,6 +249,7 @@ impl Checker {
             }
             StationEvent::Again { at, id } => self.again(node, at, *id),
             StationEvent::Opaque { at, .. } => Err(format!("{at:?} is no notice")),
+            StationEvent::Refused { claim, .. } => Err(format!("a notice that claims {claim:?}")),
             StationEvent::Unreadable { error, .. } => Err(format!("a message that {error}")),
             StationEvent::Lost {
                 origin,

@@ -13,6 +13,7 @@
 //! - The checker numbers streams and notices, keeps one bit for a notice that a receiver has, and looks first where it
 //!   found the last one.
 
+mod adversary;
 mod check;
 mod link;
 mod queue;
@@ -25,13 +26,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::guard::{Guard, Verdicts};
+use crate::keys::{KEY_BYTES, ThrowAway};
 use crate::notice::{Notice, NoticeId, REMEMBER_RECOMMENDED, Text};
 use crate::proto::{Config, Destination, Join, Terms, TransmitBatch};
 use crate::rng::Rng;
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
+use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, Status, StreamId};
 
+use adversary::Adversary;
 use queue::{Due, Queue};
 use trial::{Watch, far_end};
 
@@ -64,6 +68,8 @@ pub struct NodeSpec {
     pub config: Config,
     /// Stations it expects whether they announce themselves or not.
     pub listed: BTreeMap<GroupId, Vec<String>>,
+    /// On a protected floor: whether it has a grant to publish.
+    pub may_publish: bool,
 }
 
 impl NodeSpec {
@@ -76,6 +82,7 @@ impl NodeSpec {
             join: Join::Trail,
             config: Config::new(Network::floor(), SourceId(0), SessionId(0)),
             listed: BTreeMap::new(),
+            may_publish: false,
         }
     }
 
@@ -83,6 +90,7 @@ impl NodeSpec {
     pub fn source(name: impl Into<String>) -> Self {
         Self {
             is_workstation: false,
+            may_publish: true,
             ..Self::workstation(name, &[])
         }
     }
@@ -168,6 +176,15 @@ pub struct Network {
     pub news: Vec<News>,
     records_news: bool,
     watch: Option<Box<Watch>>,
+    /// What protects the floor, where something does.
+    keys: Option<Keys>,
+    adversary: Option<Adversary>,
+}
+
+/// What protects a floor. Its stations share their verdicts, or a floor of 500 would check each signature 500 times.
+struct Keys {
+    floor: ThrowAway,
+    verdicts: Verdicts,
 }
 
 impl Network {
@@ -195,7 +212,31 @@ impl Network {
             news: Vec::new(),
             records_news: false,
             watch: None,
+            keys: None,
+            adversary: None,
         }
+    }
+
+    /// The same, of a protected floor, whose keys the seed makes, too.
+    pub fn protected(seed: u64) -> Self {
+        let mut bytes = [0; KEY_BYTES];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        let floor = ThrowAway::new(Self::floor(), bytes, EPOCH_NS / 1_000_000_000);
+        let verdicts = Verdicts::shared();
+        Self {
+            keys: Some(Keys { floor, verdicts }),
+            ..Self::new(seed)
+        }
+    }
+
+    /// Whether the floor is protected.
+    pub const fn is_protected(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// The keys of a protected floor.
+    pub fn keys(&self) -> Option<&ThrowAway> {
+        self.keys.as_ref().map(|keys| &keys.floor)
     }
 
     /// The floor every virtual node is on.
@@ -352,6 +393,7 @@ impl Network {
             sent_ns: EPOCH_NS + now.as_nanos(),
             expires_ns: terms.expires.map(|at| EPOCH_NS + at.as_nanos()),
             confirm: true,
+            status: Status::Actual,
             text,
         };
         let Some(station) = self.programs[node.0].station.as_mut() else {
@@ -519,7 +561,11 @@ impl Network {
             remember: REMEMBER_RECOMMENDED,
             listed: node.spec.listed.clone(),
         };
+        let (config, guard) = self.guarded(id, config);
         let mut station = Station::new(config, self.rng.bits(), now);
+        if let Some(guard) = guard {
+            station = station.guarded(guard);
+        }
         if resumes {
             for (origin, stream, from) in self.checker.marks(id) {
                 station.resume(origin, stream, from);
@@ -529,6 +575,24 @@ impl Network {
         self.programs[id.0].station = Some(station);
         self.checker.begin(now, id, resumes);
         self.run_node(id);
+    }
+
+    /// What a node's program needs on a protected floor.
+    fn guarded(&self, id: NodeId, mut config: StationConfig) -> (StationConfig, Option<Guard>) {
+        let Some(keys) = &self.keys else {
+            return (config, None);
+        };
+        let credentials = if self.nodes[id.0].spec.may_publish {
+            keys.floor.source(&config.name, &[])
+        } else {
+            keys.floor.workstation(&config.name)
+        };
+        let verdicts = keys.verdicts.clone();
+        let guard = Guard::new(credentials, &mut config.endpoint, EPOCH_NS, verdicts);
+        (
+            config,
+            Some(guard.expect("virtual floors have room for seals")),
+        )
     }
 
     fn arrive(&mut self, id: NodeId, from: SocketAddr, datagram: Bytes) {
@@ -629,6 +693,9 @@ impl Network {
         let datagram = rewritten.map_or_else(|| Bytes::copy_from_slice(datagram), Bytes::from);
         if let Some(watch) = &mut self.watch {
             watch.sends(from, to, &datagram);
+        }
+        if let Some(adversary) = &mut self.adversary {
+            adversary.overhears(from, to, &datagram);
         }
         let uplink = &mut self.uplinks[from.0];
         let at_switch = uplink.carry(self.now, datagram.len(), &mut self.rng);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::guard::DATAGRAM_BYTES_MIN;
 use crate::proto::{
     Backoff, Config, DatagramBytes, Fec, Flow, Join, Percent, SendWindowLen, Terms,
 };
@@ -17,6 +18,8 @@ const TROUBLE_NS: u64 = 3_000_000_000;
 const CALM: Duration = Duration::from_secs(25);
 /// One seed in so many is a floor of 500.
 const LARGE_EVERY: u64 = 60;
+/// One pair of seeds in so many is a protected floor, with an adversary among its workstations.
+const PROTECTED_EVERY: u64 = 3;
 
 /// What became of a seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +72,16 @@ impl Swarm {
     fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x0005_7a2a);
         let is_large = seed % LARGE_EVERY == LARGE_EVERY - 1;
+        let is_protected = !is_large && seed / 2 % PROTECTED_EVERY == 1;
         let groups = (1..=if is_large { 1 } else { 1 + rng.below(2) })
             .map(|i| GroupId::of(&format!("group-{i}")))
             .collect();
         let mut swarm = Self {
-            network: Network::new(seed),
+            network: if is_protected {
+                Network::protected(seed)
+            } else {
+                Network::new(seed)
+            },
             groups,
             sources: Vec::new(),
             receivers: Vec::new(),
@@ -96,6 +104,9 @@ impl Swarm {
         for name in &names {
             swarm.add_receiver(name);
         }
+        if is_protected {
+            swarm.network.let_in_adversary(seed ^ 0x0bad_0bad);
+        }
         swarm
     }
 
@@ -103,7 +114,12 @@ impl Swarm {
         let mut spec = NodeSpec::source(format!("source-{index}"));
         spec.listed.insert(self.groups[0], names.to_vec());
         if self.rng.chance(0.5) {
-            let bytes = [256, 300, 1_200, 1_400, 8_000][self.pick(5)];
+            let bytes: u64 = [256, 300, 1_200, 1_400, 8_000][self.pick(5)];
+            let bytes = if self.network.is_protected() {
+                bytes.max(DATAGRAM_BYTES_MIN as u64)
+            } else {
+                bytes
+            };
             spec.config.datagram_bytes =
                 DatagramBytes::try_from(bytes).unwrap_or(DatagramBytes::RECOMMENDED);
         }
@@ -223,6 +239,8 @@ impl Swarm {
         for _ in 0..actions {
             let wait = self.rng.below(pace_ns * 2);
             self.network.run_for(Duration::from_nanos(wait));
+            let groups = self.groups.clone();
+            self.network.let_adversary_act(&groups, "source-0");
             match self.rng.below(if self.is_steady { 93 } else { 100 }) {
                 0..=84 => self.publish(),
                 85..=88 => self.cut(),

@@ -7,7 +7,7 @@ use crate::notice::{Notice, NoticeId, Text};
 use crate::proto::{Config, Destination, Stats};
 use crate::time::Timestamp;
 use crate::wire::{
-    self, BLOCK_LEN, GroupId, Lane, Message, Sending, SeqNo, SeqRange, SessionId, SourceId,
+    self, BLOCK_LEN, GroupId, Lane, Message, Sending, SeqNo, SeqRange, SessionId, SourceId, Status,
     StreamId,
 };
 
@@ -371,6 +371,7 @@ fn notice_bytes() -> usize {
         sent_ns: 0,
         expires_ns: None,
         confirm: true,
+        status: Status::Actual,
         text: Text::default(),
     };
     notice.encode().map_or(0, |bytes| bytes.len())

@@ -90,6 +90,51 @@ impl fmt::Display for Lane {
     }
 }
 
+/// Whether a notice is meant: the `status` of OASIS CAP 1.2, section 3.2.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// To be acted on by all.
+    #[default]
+    Actual,
+    /// To be acted on by those who take part in an exercise.
+    Exercise,
+    /// From program to program.
+    System,
+    /// A test, to be disregarded.
+    Test,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Actual, Self::Exercise, Self::System, Self::Test];
+
+    /// The status with this number.
+    pub const fn from_bits(bits: u8) -> Self {
+        match bits & 3 {
+            0 => Self::Actual,
+            1 => Self::Exercise,
+            2 => Self::System,
+            _ => Self::Test,
+        }
+    }
+
+    /// The word for it on the command line and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Actual => "actual",
+            Self::Exercise => "exercise",
+            Self::System => "system",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// An ordered sequence space of a session: one group, one lane (R-ID-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u32);

@@ -1,8 +1,8 @@
 //! The messages of a datagram, as views of its bytes.
 
+use super::people::{AddressCheck, Presence, RollCall, RosterPart};
 use super::{
-    DecodeError, GroupId, QuantCount, QuantDuration, Reader, SeqNo, SeqRange, SessionId, SourceId,
-    StreamId,
+    DecodeError, QuantCount, QuantDuration, Reader, SeqNo, SeqRange, SessionId, SourceId, StreamId,
 };
 
 /// Message types (R-MSG-2). A number is never reused.
@@ -21,6 +21,9 @@ pub(super) mod kind {
     pub(in crate::wire) const NEED: u8 = 12;
     pub(in crate::wire) const PACE: u8 = 13;
     pub(in crate::wire) const SCOUTS: u8 = 14;
+    pub(in crate::wire) const ADDRESS_CHECK: u8 = 15;
+    pub(in crate::wire) const ADDRESS_ECHO: u8 = 16;
+    pub(in crate::wire) const GRANT: u8 = 17;
 }
 
 /// Numbers in a block of a coded stream (R-FEC-1). The parity of a block depends on how many shards were declared when
@@ -70,6 +73,12 @@ pub enum Message<'a> {
     Pace(Pace),
     /// "These ask at once."
     Scouts(Scouts<'a>),
+    /// "Are you where you say?"
+    AddressCheck(AddressCheck),
+    /// "I am": what was asked, on its way back.
+    AddressEcho(AddressCheck),
+    /// What the floor's root lets its sender publish, as the root has signed it.
+    Grant(&'a [u8]),
     /// A type that this version does not know; stepped over (R-MSG-3).
     Unknown(u8),
 }
@@ -538,106 +547,6 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// "I am here", or "I am leaving": from a station to the groups it listens to (R-ROST-1).
-#[derive(Clone, Copy, Debug)]
-pub struct Presence<'a> {
-    /// Its name; its id is the datagram's source.
-    pub name: &'a str,
-    /// It leaves in good order and is no longer expected.
-    pub is_leaving: bool,
-    groups: &'a [u8],
-}
-
-impl<'a> Presence<'a> {
-    /// The groups it listens to.
-    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<'a> {
-        groups_of(self.groups)
-    }
-
-    fn read(reader: &mut Reader<'a>, flags: u8) -> Result<Self, DecodeError> {
-        let name = reader.name()?;
-        let groups = reader.0;
-        while !reader.is_empty() {
-            reader.group()?;
-        }
-        Ok(Self {
-            name,
-            is_leaving: flags & FLAG_LEAVING != 0,
-            groups,
-        })
-    }
-}
-
-fn groups_of(bytes: &[u8]) -> impl Iterator<Item = GroupId> + use<'_> {
-    let mut reader = Reader(bytes);
-    std::iter::from_fn(move || reader.group().ok())
-}
-
-/// "Who is on this group?": from a source that starts anew (R-ROST-4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RollCall {
-    /// Which group.
-    pub group: GroupId,
-    /// Drawn by the asker, so that answers find their question.
-    pub token: u32,
-}
-
-/// Whom a station has heard: an answer to a roll call, or a part of one (R-ROST-5).
-#[derive(Clone, Copy, Debug)]
-pub struct RosterPart<'a> {
-    /// The question it answers.
-    pub token: u32,
-    /// About which group.
-    pub group: GroupId,
-    /// Nothing more follows from this station.
-    pub is_last: bool,
-    entries: &'a [u8],
-}
-
-/// One station in a roster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RosterEntry<'a> {
-    /// Its id.
-    pub station: SourceId,
-    /// Seconds since it was last heard, capped.
-    pub silent_s: u16,
-    /// Its name.
-    pub name: &'a str,
-}
-
-impl<'a> RosterPart<'a> {
-    /// The stations it names.
-    pub fn entries(&self) -> impl Iterator<Item = RosterEntry<'a>> + use<'a> {
-        let mut reader = Reader(self.entries);
-        std::iter::from_fn(move || RosterEntry::read(&mut reader).ok())
-    }
-
-    fn read(reader: &mut Reader<'a>, flags: u8) -> Result<Self, DecodeError> {
-        let token = reader.u32()?;
-        let group = reader.group()?;
-        let entries = reader.0;
-        while !reader.is_empty() {
-            RosterEntry::read(reader)?;
-        }
-        Ok(Self {
-            token,
-            group,
-            is_last: flags & FLAG_LAST != 0,
-            entries,
-        })
-    }
-}
-
-impl<'a> RosterEntry<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            station: SourceId(reader.u64()?),
-            silent_s: reader.u16()?,
-            name: reader.name()?,
-        })
-    }
-}
-
 /// "These numbers will never come": what is missing of them is not to be waited for (R-SKIP-1).
 #[derive(Clone, Copy, Debug)]
 pub struct Skip<'a> {
@@ -896,7 +805,8 @@ impl<'a> Message<'a> {
             kind::SKIP => FLAG_SUPERSEDED,
             kind::PACE => FLAG_BEHIND,
             kind::NACK | kind::SQUELCH | kind::REPORT | kind::ASK | kind::ROLL_CALL => 0x00,
-            kind::PARITY | kind::NEED | kind::SCOUTS => 0x00,
+            kind::PARITY | kind::NEED | kind::SCOUTS | kind::ADDRESS_CHECK => 0x00,
+            kind::ADDRESS_ECHO | kind::GRANT => 0x00,
             kind => return Ok(Self::Unknown(kind)),
         };
         if flags & !known_flags != 0 {
@@ -926,6 +836,9 @@ impl<'a> Message<'a> {
                 station: SourceId(reader.u64()?),
                 is_behind: flags & FLAG_BEHIND != 0,
             }),
+            kind::ADDRESS_CHECK => Self::AddressCheck(AddressCheck::read(&mut reader)?),
+            kind::ADDRESS_ECHO => Self::AddressEcho(AddressCheck::read(&mut reader)?),
+            kind::GRANT => Self::Grant(std::mem::take(&mut reader.0)),
             _ => Self::Scouts(Scouts(reader.eights()?)),
         };
         if reader.is_empty() {

@@ -5,18 +5,19 @@
 
 mod ids;
 mod message;
+mod people;
 mod quant;
 mod writer;
 
 pub use ids::{
-    FloorId, GroupId, Lane, NAME_BYTES_MAX, SeqNo, SeqRange, SessionId, SourceId, StreamId,
+    FloorId, GroupId, Lane, NAME_BYTES_MAX, SeqNo, SeqRange, SessionId, SourceId, Status, StreamId,
     is_station_name,
 };
 pub use message::{
     Advert, Ask, BLOCK_LEN, Block, BlockNeed, Data, Echo, Heartbeat, Message, Messages, Nack, Need,
-    Pace, Parity, Place, Presence, Report, RollCall, RosterEntry, RosterPart, Scouts, Segment,
-    Sending, Skip, SkipReason, Squelch,
+    Pace, Parity, Place, Report, Scouts, Segment, Sending, Skip, SkipReason, Squelch,
 };
+pub use people::{AddressCheck, Presence, RollCall, RosterEntry, RosterPart};
 pub use quant::{QuantCount, QuantDuration};
 pub use writer::{About, DatagramWriter, SINGLE_DATA_OVERHEAD_BYTES};
 
@@ -59,8 +60,6 @@ pub struct Header {
 pub struct Datagram<'a> {
     /// Who sent it.
     pub header: Header,
-    /// What its key put behind the messages.
-    pub trailer: &'a [u8],
     first: Message<'a>,
     rest: &'a [u8],
 }
@@ -92,41 +91,56 @@ pub enum DecodeError {
     Damaged,
 }
 
-/// Takes a datagram apart (R-HDR-2). Never panics, allocates nothing, reads every byte of the framing.
+impl Header {
+    /// The header of a datagram, and what stands behind it.
+    ///
+    /// # Errors
+    /// [`DecodeError`], the first fault found.
+    pub fn read(datagram: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
+        let mut reader = Reader(datagram);
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let flags = reader.u8()?;
+        if flags != 0 {
+            return Err(DecodeError::Field("header flags"));
+        }
+        let header = Self {
+            key: reader.u16()?,
+            floor: FloorId(reader.u32()?),
+            source: SourceId(reader.u64()?),
+            session: SessionId(reader.u64()?),
+            number: reader.u64()?,
+        };
+        Ok((header, reader.0))
+    }
+}
+
+/// Takes a datagram apart (R-HDR-2): one of the open laboratory, whose checksum is checked, or what was sealed under a key
+/// and has been opened: header and messages, and nothing behind them. Never panics, allocates nothing, reads every byte of
+/// the framing.
 ///
 /// # Errors
 /// [`DecodeError`], the first fault found.
 pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
-    let mut reader = Reader(datagram);
-    let version = reader.u8()?;
-    if version != VERSION {
-        return Err(DecodeError::Version(version));
-    }
-    let flags = reader.u8()?;
-    if flags != 0 {
-        return Err(DecodeError::Field("header flags"));
-    }
-    let header = Header {
-        key: reader.u16()?,
-        floor: FloorId(reader.u32()?),
-        source: SourceId(reader.u64()?),
-        session: SessionId(reader.u64()?),
-        number: reader.u64()?,
-    };
-    let (body, trailer) = split_trailer(reader.0)?;
-    if header.key == OPEN_LAB_KEY {
-        let covered = datagram.len() - trailer.len() - 2;
+    let (header, rest) = Header::read(datagram)?;
+    let body = if header.key == OPEN_LAB_KEY {
+        let (body, trailer) = split_trailer(rest)?;
+        let covered = HEADER_BYTES + body.len();
         if trailer != checksum(header.floor, &datagram[..covered]) {
             return Err(DecodeError::Damaged);
         }
-    }
+        body
+    } else {
+        rest
+    };
     if body.is_empty() {
         return Err(DecodeError::Empty);
     }
     let (first, rest) = message::check(body)?;
     Ok(Datagram {
         header,
-        trailer,
         first,
         rest,
     })

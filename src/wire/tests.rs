@@ -130,6 +130,14 @@ fn all_kinds() -> Vec<u8> {
             is_behind: true,
         }));
         assert!(w.scouts(&[SourceId(4), SourceId(5)]));
+        let check = AddressCheck {
+            station: SourceId(4),
+            session: SessionId(3),
+            token: 2,
+        };
+        assert!(w.address_check(&check));
+        assert!(w.address_echo(&check));
+        assert!(w.grant(b"grant"));
         assert!(w.segment(stream(), SeqNo(7), &advert, Sending::Copy, &end));
     })
 }
@@ -146,7 +154,7 @@ fn everything_written_is_read_back() {
     let messages: Vec<_> = datagram.messages().collect();
     assert_eq!(
         messages.len(),
-        16,
+        19,
         "two consecutive segments share a message"
     );
     let Message::Data(data) = messages[0] else {
@@ -215,7 +223,12 @@ fn everything_written_is_read_back() {
     assert!(
         matches!(messages[14], Message::Scouts(s) if s.contains(SourceId(5)) && !s.contains(SourceId(6)))
     );
-    assert!(matches!(messages[15], Message::Data(data) if data.sending == Sending::Copy));
+    assert!(matches!(messages[15], Message::AddressCheck(check) if check.token == 2));
+    assert!(
+        matches!(messages[16], Message::AddressEcho(check) if check.station == SourceId(4) && check.session == SessionId(3))
+    );
+    assert!(matches!(messages[17], Message::Grant(b"grant")));
+    assert!(matches!(messages[18], Message::Data(data) if data.sending == Sending::Copy));
 }
 
 /// The layout itself: any change here is a change of the protocol's version.
@@ -243,7 +256,7 @@ fn a_cut_datagram_is_refused_or_whole_messages_fewer() {
             let mut cut = bytes[..len].to_vec();
             cut.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 8]);
             seal(&mut cut);
-            assert!(decode(&cut).map_or(true, |datagram| datagram.messages().count() < 16));
+            assert!(decode(&cut).map_or(true, |datagram| datagram.messages().count() < 19));
         }
     }
 }
@@ -270,18 +283,16 @@ fn any_flipped_bit_is_damage() {
 }
 
 #[test]
-fn another_keys_trailer_is_kept_apart() {
-    let mut bytes = datagram(1_400, |w| assert!(w.heartbeat(&heartbeat())));
-    bytes[3] = 7;
+fn what_was_opened_has_no_trailer() {
+    let mut bytes = Vec::new();
+    let header = Header { key: 7, ..HEADER };
+    let mut writer = DatagramWriter::plain(&mut bytes, 1_400, &header);
+    assert!(writer.heartbeat(&heartbeat()));
+    assert_eq!(writer.finish(), HEADER_BYTES + MESSAGE_HEADER_BYTES + 28);
     let datagram = decode(&bytes).unwrap();
-    assert_eq!(
-        (
-            datagram.header.key,
-            datagram.trailer.len(),
-            datagram.messages().count()
-        ),
-        (7, 8, 1)
-    );
+    assert_eq!((datagram.header, datagram.messages().count()), (header, 1));
+    // One of the open laboratory has a trailer, and it lies within the datagram.
+    let mut bytes = super::tests::datagram(1_400, |w| assert!(w.heartbeat(&heartbeat())));
     let last = bytes.len() - 1;
     bytes[last] = 0xff;
     assert_eq!(
@@ -438,6 +449,9 @@ fn exercise(bytes: &[u8]) {
             | Message::Pace(_)
             | Message::Squelch(_)
             | Message::RollCall(_)
+            | Message::AddressCheck(_)
+            | Message::AddressEcho(_)
+            | Message::Grant(_)
             | Message::Unknown(_) => (),
         }
     }

@@ -5,9 +5,10 @@ use super::message::{
     FLAG_SUPERSEDED, NackBlock, Need, SEGMENT_HEADER_BYTES, Skip, kind,
 };
 use super::{
-    Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat, MESSAGE_HEADER_BYTES,
-    OPEN_TRAILER_BYTES, Pace, Parity, RollCall, RosterEntry, Segment, Sending, SeqNo, SeqRange,
-    SessionId, SkipReason, SourceId, Squelch, StreamId, VERSION, checksum,
+    AddressCheck, Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat,
+    MESSAGE_HEADER_BYTES, OPEN_TRAILER_BYTES, Pace, Parity, RollCall, RosterEntry, Segment,
+    Sending, SeqNo, SeqRange, SessionId, SkipReason, SourceId, Squelch, StreamId, VERSION,
+    checksum,
 };
 
 const DATA_FIXED_BYTES: usize = 20;
@@ -40,7 +41,8 @@ pub struct DatagramWriter<'a> {
     buf: &'a mut Vec<u8>,
     start: usize,
     limit: usize,
-    floor: FloorId,
+    /// Whose checksum stands behind the messages, if one does.
+    checked: Option<FloorId>,
     open: Option<OpenData>,
 }
 
@@ -54,8 +56,16 @@ struct OpenData {
 }
 
 impl<'a> DatagramWriter<'a> {
-    /// Opens a datagram of at most `limit` bytes at the end of `buf`.
+    /// Opens a datagram of the open laboratory, of at most `limit` bytes, at the end of `buf`.
     pub fn new(buf: &'a mut Vec<u8>, limit: usize, header: &Header) -> Self {
+        Self {
+            checked: Some(header.floor),
+            ..Self::plain(buf, limit - OPEN_TRAILER_BYTES, header)
+        }
+    }
+
+    /// Opens a datagram that is sealed later, of at most `limit` bytes before that, at the end of `buf`: it has no trailer.
+    pub fn plain(buf: &'a mut Vec<u8>, limit: usize, header: &Header) -> Self {
         let start = buf.len();
         buf.push(VERSION);
         buf.push(0);
@@ -67,8 +77,8 @@ impl<'a> DatagramWriter<'a> {
         Self {
             buf,
             start,
-            limit: limit - OPEN_TRAILER_BYTES,
-            floor: header.floor,
+            limit,
+            checked: None,
             open: None,
         }
     }
@@ -87,8 +97,8 @@ impl<'a> DatagramWriter<'a> {
     pub fn finish(self) -> usize {
         if self.is_empty() {
             self.buf.truncate(self.start);
-        } else {
-            let checksum = checksum(self.floor, &self.buf[self.start..]);
+        } else if let Some(floor) = self.checked {
+            let checksum = checksum(floor, &self.buf[self.start..]);
             self.buf.extend_from_slice(&checksum);
             self.buf.extend_from_slice(&8u16.to_be_bytes());
         }
@@ -262,6 +272,31 @@ impl<'a> DatagramWriter<'a> {
             for scout in scouts {
                 this.u64(scout.0);
             }
+        })
+    }
+
+    /// Adds a question whether a station is at the address that the datagram goes to.
+    pub fn address_check(&mut self, check: &AddressCheck) -> bool {
+        self.address(kind::ADDRESS_CHECK, check)
+    }
+
+    /// Adds the answer to it.
+    pub fn address_echo(&mut self, check: &AddressCheck) -> bool {
+        self.address(kind::ADDRESS_ECHO, check)
+    }
+
+    fn address(&mut self, kind: u8, check: &AddressCheck) -> bool {
+        self.fixed(24, kind, 0, |this| {
+            this.u64(check.station.0);
+            this.u64(check.session.0);
+            this.u64(check.token);
+        })
+    }
+
+    /// Adds a grant, as the floor's root has signed it.
+    pub fn grant(&mut self, signed: &[u8]) -> bool {
+        self.fixed(signed.len(), kind::GRANT, 0, |this| {
+            this.buf.extend_from_slice(signed);
         })
     }
 

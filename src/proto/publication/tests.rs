@@ -33,6 +33,7 @@ fn asker(port: u16) -> Asker {
         is_alone: false,
         is_for_all: false,
         is_lossy: false,
+        is_proved: true,
     }
 }
 

@@ -1,0 +1,427 @@
+//! Guards against each other, without a network: what is sealed is opened, and nothing else.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::keys::{GrantTerms, Rotation, ThrowAway};
+use crate::notice::{Notice, NoticeId};
+use crate::proto::{Destination, Join, TransmitBatch};
+use crate::rng::Rng;
+use crate::station::{Station, StationConfig, StationEvent};
+use crate::wire::Lane;
+
+const FLOOR: &str = "guarded";
+/// The wall clock at zero, nanoseconds.
+const WALL_NS: u64 = 1_800_000_000_000_000_000;
+const WALL_S: u64 = WALL_NS / 1_000_000_000;
+
+fn floor() -> FloorId {
+    FloorId::of(FLOOR)
+}
+
+fn keys() -> ThrowAway {
+    ThrowAway::new(floor(), [7; KEY_BYTES], WALL_S - 1_000)
+}
+
+fn all() -> GroupId {
+    GroupId::of("all")
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], port))
+}
+
+fn station(name: &str, session: u64, credentials: Credentials) -> Station {
+    let source = SourceId::of(floor(), name);
+    let session = SessionId(session);
+    let mut endpoint = Config::new(floor(), source, session);
+    let guard = Guard::new(credentials, &mut endpoint, WALL_NS, Verdicts::default()).unwrap();
+    let config = StationConfig {
+        endpoint,
+        name: name.to_owned(),
+        is_workstation: false,
+        groups: vec![all()],
+        join: Join::Trail,
+        remember: crate::notice::REMEMBER_RECOMMENDED,
+        listed: BTreeMap::new(),
+    };
+    Station::new(config, session.0, Timestamp::from_nanos(1)).guarded(guard)
+}
+
+fn source() -> Station {
+    station("sup-1", 1, keys().source("sup-1", &[]))
+}
+
+fn workstation(name: &str) -> Station {
+    station(name, 100, keys().workstation(name))
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_nanos(1_000_000_000)
+}
+
+fn notice(from: &str, id: u64, text: &str) -> Notice {
+    Notice {
+        id: NoticeId(id),
+        from: from.into(),
+        sent_ns: WALL_NS,
+        expires_ns: None,
+        confirm: true,
+        status: Status::Actual,
+        text: text.into(),
+    }
+}
+
+/// Has `station` broadcast, and takes what it sends.
+fn say(station: &mut Station, at: Timestamp, texts: &[&str]) -> Vec<Vec<u8>> {
+    for (id, text) in texts.iter().enumerate() {
+        let name = station.name().to_owned();
+        let notice = notice(&name, at.as_nanos() + id as u64, text);
+        station
+            .broadcast(at, &[all()], Lane::Routine, &notice, None)
+            .unwrap();
+    }
+    sent(station, at)
+}
+
+fn sent(station: &mut Station, at: Timestamp) -> Vec<Vec<u8>> {
+    let mut batch = TransmitBatch::new(64);
+    let mut datagrams = Vec::new();
+    while station.poll_transmit(at, &mut batch) {
+        datagrams.extend(batch.iter().map(|(_, datagram)| datagram.to_vec()));
+        batch.clear();
+    }
+    datagrams
+}
+
+fn give(to: &mut Station, at: Timestamp, from: u16, datagram: &[u8]) -> Result<(), Discard> {
+    to.handle_datagram(at, self::at(from), Bytes::copy_from_slice(datagram))
+}
+
+fn heard(station: &mut Station) -> Vec<String> {
+    std::iter::from_fn(|| station.poll_event(WALL_NS))
+        .filter_map(|event| match event {
+            StationEvent::Notice { notice, .. } => Some(notice.text.to_string()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_sealed_is_opened_whole_and_in_order() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let long = "x".repeat(20_000);
+    let datagrams = say(&mut source, now(), &["one", &long, "three"]);
+    assert!(datagrams.iter().all(|datagram| datagram.len() <= 1_400));
+    for datagram in &datagrams {
+        let bytes = datagram.windows(3).any(|bytes| bytes == b"xxx");
+        assert!(!bytes, "nothing is sent in clear");
+        give(&mut agent, now(), 7, datagram).unwrap();
+    }
+    assert_eq!(heard(&mut agent), ["one", &long, "three"]);
+    let sizes: Vec<_> = datagrams.iter().map(Vec::len).collect();
+    // The grant goes first; full datagrams are equally long, so that they make a train.
+    assert_eq!(sizes[2..sizes.len() - 2], vec![sizes[2]; sizes.len() - 4]);
+}
+
+/// Goal: whatever comes of a datagram on the way, it is taken as it was sent or not at all. Method: each bit of each datagram
+/// flipped, and each cut, before the true one.
+#[test]
+fn a_flipped_bit_is_refused_wherever_it_is() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let mut datagrams = say(&mut source, now(), &["one", "two"]);
+    source.handle_timeout(now().plus_nanos(1_000_000));
+    datagrams.extend(sent(&mut source, now().plus_nanos(1_000_000)));
+    assert!(datagrams.len() >= 3, "a grant, data, a heartbeat");
+    for datagram in datagrams {
+        for bit in 0..datagram.len() * 8 {
+            let mut changed = datagram.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let answer = give(&mut agent, now(), 7, &changed);
+            assert!(answer.is_err(), "bit {bit}");
+        }
+        for len in 0..datagram.len() {
+            assert!(give(&mut agent, now(), 7, &datagram[..len]).is_err());
+        }
+        give(&mut agent, now(), 7, &datagram).unwrap();
+    }
+    assert_eq!(heard(&mut agent), ["one", "two"]);
+}
+
+#[test]
+fn a_replay_is_refused_at_once_later_and_in_another_order() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let datagrams = say(&mut source, now(), &["one", "two"]);
+    for datagram in &datagrams {
+        give(&mut agent, now(), 7, datagram).unwrap();
+    }
+    let later = now().plus_nanos(200_000_000_000);
+    for at in [now(), later] {
+        for datagram in datagrams.iter().rev() {
+            let answer = give(&mut agent, at, 8, datagram);
+            // The grant may come again and again: it says nothing new.
+            assert!(
+                matches!(answer, Ok(()) | Err(Discard::Replayed)),
+                "{answer:?}"
+            );
+        }
+    }
+    assert_eq!(heard(&mut agent), ["one", "two"]);
+    // To somebody who was not there: within five minutes it is as good as new, after that it is not.
+    let mut late = workstation("ws-2");
+    let stale = now().plus_nanos(301_000_000_000);
+    for datagram in &datagrams {
+        let answer = give(&mut late, stale, 7, datagram);
+        assert_eq!(answer, Err(Discard::Untimely));
+    }
+    assert_eq!(heard(&mut late), [""; 0]);
+}
+
+/// Goal: an older life of a source cannot be raised against the present one.
+#[test]
+fn an_older_life_does_not_come_back() {
+    let mut agent = workstation("ws-1");
+    let mut first = source();
+    let old = say(&mut first, now(), &["old"]);
+    let mut second = station("sup-1", 2, keys().source("sup-1", &[]));
+    let later = now().plus_nanos(10_000_000);
+    for datagram in say(&mut second, later, &["new"]) {
+        give(&mut agent, later, 7, &datagram).unwrap();
+    }
+    for datagram in &old {
+        assert_eq!(give(&mut agent, later, 7, datagram), Err(Discard::Stale));
+    }
+    assert_eq!(heard(&mut agent), ["new"]);
+}
+
+/// Goal: whoever has all that a workstation has publishes nothing: with its own key, with a grant of another's, with one
+/// that it signed itself, or in the source's name.
+#[test]
+fn a_member_of_the_floor_cannot_publish() {
+    let all_keys = keys();
+    let with = |change: &dyn Fn(&mut GrantTerms), root: &crate::keys::PrivateKey, name: &str| {
+        let mut terms = all_keys.terms(name, &[]);
+        change(&mut terms);
+        Credentials {
+            grant: Some(Grant::sign(root, floor(), terms).unwrap()),
+            ..all_keys.workstation(name)
+        }
+    };
+    let thief = all_keys.key("thief");
+    let nothing = |_: &mut GrantTerms| {};
+    let foreign = Credentials {
+        key: all_keys.key("thief"),
+        ..all_keys.source("sup-1", &[])
+    };
+    let own = |change: &dyn Fn(&mut GrantTerms)| with(change, all_keys.root(), "sup-1");
+    let cases = [
+        ("no grant", "ws-9", all_keys.workstation("ws-9")),
+        ("self-signed", "thief", with(&nothing, &thief, "thief")),
+        (
+            "of another group",
+            "sup-1",
+            all_keys.source("sup-1", &[GroupId::of("other")]),
+        ),
+        (
+            "of another lane",
+            "sup-1",
+            own(&|terms| terms.lanes = [Lane::Bulk].into()),
+        ),
+        (
+            "expired",
+            "sup-1",
+            own(&|terms| terms.not_after = WALL_S - 1),
+        ),
+        (
+            "not yet",
+            "sup-1",
+            own(&|terms| terms.not_before = WALL_S + 1_000),
+        ),
+    ];
+    for (what, name, credentials) in cases {
+        let mut agent = workstation("ws-1");
+        let mut forger = station(name, 5, credentials);
+        let datagrams = say(&mut forger, now(), &["evacuate"]);
+        assert!(!datagrams.is_empty(), "{what}");
+        for datagram in &datagrams {
+            let _ = give(&mut agent, now(), 7, datagram);
+        }
+        assert_eq!(heard(&mut agent), [""; 0], "{what}");
+        let stats = agent.stats();
+        let counted = stats.discard_ungranted + stats.discard_forged + stats.discard_stranger;
+        assert!(counted > 0, "{what}: {stats:?}");
+    }
+    // In the true source's name, whose grant everybody has, with another key: it cannot even be started.
+    let source_id = SourceId::of(floor(), "sup-1");
+    let mut endpoint = Config::new(floor(), source_id, SessionId(9));
+    let refused = Guard::new(foreign, &mut endpoint, WALL_NS, Verdicts::default());
+    assert_eq!(refused.err(), Some(GuardError::NotOurs));
+    // And by hand: its name, the floor's key, a signature of its own.
+    let mut agent = workstation("ws-1");
+    for datagram in say(&mut source(), now(), &["true"]) {
+        give(&mut agent, now(), 7, &datagram).unwrap();
+    }
+    let mut forger = station("sup-1", 5, all_keys.workstation("thief"));
+    for datagram in say(&mut forger, now().plus_nanos(5_000_000), &["evacuate"]) {
+        assert!(give(&mut agent, now(), 7, &datagram).is_err());
+    }
+    assert_eq!(heard(&mut agent), ["true"]);
+}
+
+#[test]
+fn a_revoked_source_is_not_heard_any_more() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    for datagram in say(&mut source, now(), &["before"]) {
+        give(&mut agent, now(), 7, &datagram).unwrap();
+    }
+    let keys = keys();
+    let public = keys.key("sup-1").public();
+    let revoked = keys.revoked().with(keys.root(), floor(), WALL_S, &public);
+    let revoked = revoked.unwrap().unwrap();
+    agent
+        .guard()
+        .unwrap()
+        .renew(keys.group_keys().clone(), revoked);
+    let later = now().plus_nanos(5_000_000);
+    for datagram in say(&mut source, later, &["after"]) {
+        assert!(give(&mut agent, later, 7, &datagram).is_err());
+    }
+    assert_eq!(heard(&mut agent), ["before"]);
+}
+
+/// Goal: while the floor's key changes nothing is lost: either key opens, and the sender changes by its clock.
+#[test]
+fn keys_change_while_datagrams_are_on_their_way() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let keys = keys();
+    let rotation = Rotation {
+        lead_s: 2,
+        overlap_s: 10,
+    };
+    let rotated = keys
+        .group_keys()
+        .rotated(keys.root(), floor(), WALL_S, rotation, [9; KEY_BYTES])
+        .unwrap();
+    let mut used = std::collections::BTreeSet::new();
+    for second in 0..6_u64 {
+        if second == 1 {
+            let renewed = |station: &mut Station| {
+                let guard = station.guard().unwrap();
+                guard.renew(rotated.clone(), keys.revoked().clone());
+            };
+            renewed(&mut source);
+            renewed(&mut agent);
+        }
+        let at = now().plus_nanos(second * 1_000_000_000);
+        for datagram in say(&mut source, at, &[&format!("{second}")]) {
+            used.insert(datagram[3]);
+            give(&mut agent, at, 7, &datagram).unwrap();
+        }
+    }
+    assert_eq!(heard(&mut agent), ["0", "1", "2", "3", "4", "5"]);
+    assert_eq!(used.len(), 2, "both keys were used");
+    // A workstation that has the new one only, when its time has come, and one with neither.
+    let mut stranger = station(
+        "ws-8",
+        3,
+        ThrowAway::new(floor(), [8; KEY_BYTES], WALL_S - 1_000).workstation("ws-8"),
+    );
+    let at = now().plus_nanos(6_000_000_000);
+    for datagram in say(&mut source, at, &["6"]) {
+        assert!(give(&mut stranger, at, 7, &datagram).is_err());
+    }
+}
+
+/// Goal: nothing large goes to an address before somebody there has answered, and then it does.
+#[test]
+fn an_address_is_proved_before_repairs_go_to_it() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let first = say(&mut source, now(), &["one"]);
+    let lost = say(&mut source, now().plus_nanos(1_000), &["two"]);
+    let third = say(&mut source, now().plus_nanos(2_000), &["three"]);
+    assert!(!lost.is_empty());
+    let mut at = now().plus_nanos(3_000);
+    for datagram in first.iter().chain(&third) {
+        give(&mut agent, at, 7, datagram).unwrap();
+    }
+    let mut repairs_to = Vec::new();
+    let mut proved = false;
+    for _ in 0..400 {
+        at = at.plus_nanos(250_000);
+        let mut batch = TransmitBatch::new(64);
+        agent.handle_timeout(at);
+        while agent.poll_transmit(at, &mut batch) {
+            for (_, datagram) in batch.iter() {
+                let _ = give(&mut source, at, 8, datagram);
+            }
+            batch.clear();
+        }
+        source.handle_timeout(at);
+        while source.poll_transmit(at, &mut batch) {
+            for (to, datagram) in batch.iter() {
+                if let Destination::Unicast(to) = to {
+                    assert_eq!(to, self::at(8));
+                    repairs_to.push(datagram.len());
+                }
+                let _ = give(&mut agent, at, 7, datagram);
+            }
+            batch.clear();
+        }
+        let id = SourceId::of(floor(), "ws-1");
+        let peers = &source.guard().unwrap().peers;
+        proved |= peers
+            .get(&id)
+            .is_some_and(|peer| peer.proved == Some(self::at(8)));
+    }
+    assert!(proved, "it has answered");
+    assert!(
+        repairs_to.iter().all(|&bytes| bytes < 250),
+        "{repairs_to:?}"
+    );
+    assert_eq!(heard(&mut agent), ["one", "two", "three"]);
+}
+
+/// Goal: random bytes and random changes of true datagrams are refused without a panic and without being kept.
+#[test]
+fn noise_is_refused_and_leaves_nothing_behind() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let datagrams = say(&mut source, now(), &["one"]);
+    let mut rng = Rng::new(3);
+    for _ in 0..20_000 {
+        let mut bytes = datagrams[rng.below(datagrams.len() as u64) as usize].clone();
+        for _ in 0..=rng.below(20) {
+            let place = rng.below(bytes.len() as u64) as usize;
+            bytes[place] = rng.bits() as u8;
+        }
+        if datagrams.contains(&bytes) {
+            continue;
+        }
+        assert!(give(&mut agent, now(), rng.below(60_000) as u16, &bytes).is_err());
+    }
+    let guard = agent.guard().unwrap();
+    assert!(guard.peers.is_empty() && guard.grants.is_empty());
+}
+
+/// Goal: two datagrams that differ never share a nonce, even of two programs that are copies of each other down to the
+/// numbers they count with (R-SEAL-2).
+#[test]
+fn copies_of_a_program_never_share_a_nonce() {
+    let mut nonces = BTreeMap::new();
+    for copy in 0..2 {
+        let mut source = source();
+        for round in 0..20_u64 {
+            let at = now().plus_nanos(round * 1_000_000);
+            let text = if round < 10 {
+                "same".to_owned()
+            } else {
+                format!("{copy}")
+            };
+            for datagram in say(&mut source, at, &[&text]) {
+                let nonce = datagram[HEADER_BYTES..HEADER_BYTES + NONCE_BYTES].to_vec();
+                if let Some(before) = nonces.insert(nonce, datagram.clone()) {
+                    assert_eq!(before, datagram, "the same nonce says the same");
+                }
+            }
+        }
+    }
+}
