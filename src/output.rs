@@ -106,6 +106,13 @@ impl Write for Stderr {
     }
 }
 
+/// Everything that protection needs is there, but for the protection.
+pub fn no_protection_yet() -> Failure {
+    Failure::Usage(
+        "this version cannot protect datagrams yet; in a laboratory, give --open-lab".to_owned(),
+    )
+}
+
 /// Says that the floor runs without protection.
 pub fn warn_of_open_lab(is_open: bool, interface: &str) {
     if is_open {
@@ -170,6 +177,8 @@ pub enum Line<'a> {
         io: String,
         /// Whether the floor runs without protection.
         open_lab: bool,
+        /// How it is protected: `keys` or `open-lab`.
+        security: &'a str,
     },
     /// A source began or ended a life.
     Session {
@@ -340,6 +349,8 @@ pub struct SendSummary {
     pub receivers: ReceiverLines,
     /// Whether the floor runs without protection.
     pub open_lab: bool,
+    /// How it is protected: `keys` or `open-lab`.
+    pub security: &'static str,
 }
 
 /// Losses by where they were: each counts once, however many it hit.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
+use crate::keyring::Protection;
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally, everybody};
 use crate::output::{
@@ -51,16 +52,21 @@ pub struct Options {
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
-    /// The floor runs without protection.
-    pub open_lab: bool,
+    /// How it is protected.
+    pub protection: Protection,
 }
 
 /// Sends, and waits for the receipts.
 ///
 /// # Errors
 /// [`Failure`] when it cannot start; nothing has been sent then.
-pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
-    let slot = Slot::take(&options.floor, &options.name)?;
+pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
+    let options = &options;
+    let slot = if options.protection.is_open_lab() {
+        Slot::take(&options.floor, &options.name)?
+    } else {
+        Slot::only(&options.floor, &options.name)?
+    };
     let clock = Clock::start();
     let mut station = station(options, &slot.source_name, clock.now())?;
     let groups: Vec<_> = options
@@ -88,7 +94,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .map_err(|error| Failure::system("cannot send", &error))?;
     looping.set_idle(options.idle);
     stop.watch(&looping);
-    output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
+    output::warn_of_open_lab(
+        options.protection.is_open_lab(),
+        &options.interface.to_string(),
+    );
     let mut send = Send::new(options, groups, stop.clone());
     looping
         .run(&mut send)
@@ -127,6 +136,10 @@ fn station(options: &Options, name: &str, now: Timestamp) -> Result<Recorded, Fa
         remember: floor.roster.remember,
         listed: listed.collect(),
     };
+    // HERE the credentials go into the station's configuration, as soon as it takes them.
+    if let Protection::Keys { .. } = &options.protection {
+        return Err(output::no_protection_yet());
+    }
     let capture = options.capture.as_ref();
     Ok(Recorded::new(config, draw()?, now, capture))
 }
@@ -139,6 +152,7 @@ struct Slot {
 }
 
 impl Slot {
+    /// One of as many as there may be in an open laboratory.
     fn take(floor: &Floor, name: &str) -> Result<Self, Failure> {
         for slot in 1..=SLOTS_MAX {
             let source_name = if slot == 1 {
@@ -146,33 +160,26 @@ impl Slot {
             } else {
                 with_slot(name, slot)
             };
-            let id = SourceId::of(floor.id, &source_name);
-            let path = std::env::temp_dir().join(format!("floorcast-{}-{id}.lock", floor.id));
-            let Ok(file) = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-            else {
-                // No place for a lock (another user's file, a read-only disk): a source that nobody else can be.
-                let nobody = runtime::draw()
-                    .map_err(|error| Failure::system("cannot draw a name", &error))?;
-                return Ok(Self {
-                    source_name: with_slot(name, u32::try_from(nobody >> 33).unwrap_or(0)),
-                    _lock: None,
-                });
-            };
-            match file.try_lock() {
-                Ok(()) => {
+            match lock(floor, &source_name) {
+                Ok(lock) => {
                     return Ok(Self {
                         source_name,
-                        _lock: Some(file),
+                        _lock: Some(lock),
                     });
                 }
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(_)) => {
+                Err(Locked::Taken) => {}
+                Err(Locked::Unlockable) => {
                     return Ok(Self {
                         source_name,
+                        _lock: None,
+                    });
+                }
+                Err(Locked::NoPlace(_)) => {
+                    // Another user's file, a read-only disk: a source that nobody else can be.
+                    let nobody = runtime::draw()
+                        .map_err(|error| Failure::system("cannot draw a name", &error))?;
+                    return Ok(Self {
+                        source_name: with_slot(name, u32::try_from(nobody >> 33).unwrap_or(0)),
                         _lock: None,
                     });
                 }
@@ -181,6 +188,58 @@ impl Slot {
         Err(Failure::Usage(format!(
             "{SLOTS_MAX} sends called \"{name}\" run on this machine already; wait for one of them, or give this one another --name"
         )))
+    }
+
+    /// The only one that there is where names are granted: nobody has granted anything to `name` with a number behind it.
+    fn only(floor: &Floor, name: &str) -> Result<Self, Failure> {
+        let lock = match lock(floor, name) {
+            Ok(lock) => Some(lock),
+            Err(Locked::Unlockable) => None,
+            Err(Locked::Taken) => {
+                return Err(Failure::Usage(format!(
+                    "a send called \"{name}\" runs on this machine already; wait for it, or give this one another --name that \
+                     has been granted something"
+                )));
+            }
+            Err(Locked::NoPlace(sentence)) => return Err(Failure::Usage(sentence)),
+        };
+        Ok(Self {
+            source_name: name.to_owned(),
+            _lock: lock,
+        })
+    }
+}
+
+/// Why a name is not locked.
+enum Locked {
+    /// Another send has it.
+    Taken,
+    /// The file's system knows no locks.
+    Unlockable,
+    /// There is no place for a lock.
+    NoPlace(String),
+}
+
+/// Keeps others on this machine from being the source called `name`.
+fn lock(floor: &Floor, name: &str) -> Result<File, Locked> {
+    let id = SourceId::of(floor.id, name);
+    let path = std::env::temp_dir().join(format!("floorcast-{}-{id}.lock", floor.id));
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| {
+            let path = path.display();
+            Locked::NoPlace(format!(
+                "{path} cannot be opened, which keeps two sends from being the same source: {error}; remove it, or give \
+                 another --name"
+            ))
+        })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Locked::Taken),
+        Err(TryLockError::Error(_)) => Err(Locked::Unlockable),
     }
 }
 
@@ -408,7 +467,8 @@ impl<'a> Send<'a> {
             losses: LossSummary::of(station),
             losses_left_out: self.loss_lines.left_out(),
             receivers: ReceiverLines::worst_of(station),
-            open_lab: self.options.open_lab,
+            open_lab: self.options.protection.is_open_lab(),
+            security: self.options.protection.as_str(),
         };
         let text = self.in_words(&summary);
         let printed = match self.unprinted.take() {

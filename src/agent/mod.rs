@@ -12,6 +12,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
+use crate::keyring::Protection;
 use crate::net::{Interface, IoModes};
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
@@ -46,15 +47,16 @@ pub struct Options {
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
-    /// The floor runs without protection.
-    pub open_lab: bool,
+    /// How it is protected.
+    pub protection: Protection,
 }
 
 /// Runs an agent until it is asked to stop.
 ///
 /// # Errors
 /// [`Failure`] when it cannot start.
-pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
+pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
+    let options = &options;
     let mut state = open_state(options)?;
     let clock = Clock::start();
     let mut station = station(options, clock.now())?;
@@ -70,7 +72,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .iter()
         .map(|name| GroupId::of(name))
         .collect();
-    output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
+    output::warn_of_open_lab(
+        options.protection.is_open_lab(),
+        &options.interface.to_string(),
+    );
     let network = Network::of_floor(&options.floor, &options.interface);
     let mut looping = Loop::new(network, clock)
         .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
@@ -123,6 +128,10 @@ fn station(options: &Options, now: Timestamp) -> Result<Recorded, Failure> {
         remember: options.floor.roster.remember,
         listed: BTreeMap::new(),
     };
+    // HERE the credentials go into the station's configuration, as soon as it takes them.
+    if let Protection::Keys { .. } = &options.protection {
+        return Err(output::no_protection_yet());
+    }
     let capture = options.capture.as_ref();
     Ok(Recorded::new(config, draw()?, now, capture))
 }
@@ -242,7 +251,8 @@ impl<'a> Show<'a> {
             groups: &self.options.groups,
             receive_buffer_bytes,
             io: io.to_string(),
-            open_lab: self.options.open_lab,
+            open_lab: self.options.protection.is_open_lab(),
+            security: self.options.protection.as_str(),
         };
         let groups = self.options.groups.join(", ");
         let text = format!("{} listens on {interface} to {groups}", self.options.name);
