@@ -6,6 +6,17 @@ use crate::floor::Floor;
 use crate::net::Interface;
 use crate::output::{Ending, Failure, PrintError, Printer};
 
+/// That the floor's root stands behind a floor file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Signature {
+    /// The root's fingerprint.
+    pub root: String,
+    /// Which edition of the file it has signed.
+    pub edition: u64,
+    /// When, RFC 3339.
+    pub issued: String,
+}
+
 /// What a floor file says.
 #[derive(Serialize)]
 struct Checked<'a> {
@@ -13,6 +24,9 @@ struct Checked<'a> {
     ok: bool,
     floor: &'a str,
     id: String,
+    signed: bool,
+    #[serde(flatten)]
+    signature: Option<&'a Signature>,
     interface: &'a str,
     interface_detail: String,
     ttl: u8,
@@ -28,11 +42,16 @@ struct CheckedGroup<'a> {
     listed: usize,
 }
 
-/// Prints what `floor` says and which interface would be used.
+/// Prints what `floor` says, who has signed it, and which interface would be used.
 ///
 /// # Errors
 /// [`Failure`] when standard output cannot be written; what is wrong with a floor is found when it is read.
-pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending, Failure> {
+pub fn run(
+    floor: &Floor,
+    interface: &Interface,
+    signature: Option<&Signature>,
+    is_json: bool,
+) -> Result<Ending, Failure> {
     let listed = |name: &str| floor.roster.listed.get(name).map_or(0, Vec::len);
     let groups = floor.groups.iter().map(|group| CheckedGroup {
         name: &group.name,
@@ -44,6 +63,8 @@ pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending
         ok: true,
         floor: &floor.name,
         id: floor.id.to_string(),
+        signed: signature.is_some(),
+        signature,
         interface: &interface.name,
         interface_detail: interface.to_string(),
         ttl: floor.ttl,
@@ -55,6 +76,14 @@ pub fn run(floor: &Floor, interface: &Interface, is_json: bool) -> Result<Ending
         "floor {}: good; through {interface}, ttl {}",
         floor.name, floor.ttl
     );
+    text.push_str(&match signature {
+        Some(Signature {
+            root,
+            edition,
+            issued,
+        }) => format!("\n  signed: edition {edition} of {issued}, by root {root}"),
+        None => "\n  not signed: agents and senders take it with --open-lab only; floorcast floor sign signs it".to_owned(),
+    });
     for group in &checked.groups {
         text.push_str(&format!("\n  {} at {}", group.name, group.address));
         if group.listed > 0 {

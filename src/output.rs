@@ -170,6 +170,8 @@ pub enum Line<'a> {
         io: String,
         /// Whether the floor runs without protection.
         open_lab: bool,
+        /// How it is protected: `keys` or `open-lab`.
+        security: &'a str,
     },
     /// A source began or ended a life.
     Session {
@@ -288,6 +290,8 @@ pub struct NoticeLine<'a> {
     pub group: &'a str,
     /// In which lane.
     pub lane: &'a str,
+    /// Whether it is meant.
+    pub status: &'a str,
     /// Its first sequence number.
     pub seq: u64,
     /// What it says.
@@ -340,6 +344,8 @@ pub struct SendSummary {
     pub receivers: ReceiverLines,
     /// Whether the floor runs without protection.
     pub open_lab: bool,
+    /// How it is protected: `keys` or `open-lab`.
+    pub security: &'static str,
 }
 
 /// Losses by where they were: each counts once, however many it hit.

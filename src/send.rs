@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
+use crate::guard::Met;
+use crate::keyring::{Known, Protection, Watch};
 use crate::net::Interface;
 use crate::notice::{Notice, NoticeId, Tally, everybody};
 use crate::output::{
@@ -35,6 +37,8 @@ pub struct Options {
     pub groups: Vec<String>,
     /// In which lane.
     pub lane: Lane,
+    /// Whether it is meant.
+    pub status: Status,
     /// How long the notices stay true.
     pub expires: Option<Duration>,
     /// Each notice takes the place of the one sent before it.
@@ -51,18 +55,28 @@ pub struct Options {
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
-    /// The floor runs without protection.
-    pub open_lab: bool,
+    /// How it is protected.
+    pub protection: Protection,
 }
 
 /// Sends, and waits for the receipts.
 ///
 /// # Errors
 /// [`Failure`] when it cannot start; nothing has been sent then.
-pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
-    let slot = Slot::take(&options.floor, &options.name)?;
+pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
+    let mut options = options;
+    let (watch, known) = (
+        options.protection.take_watch(),
+        options.protection.take_known(),
+    );
+    let options = &options;
+    let slot = if options.protection.is_open_lab() {
+        Slot::take(&options.floor, &options.name)?
+    } else {
+        Slot::only(&options.floor, &options.name)?
+    };
     let clock = Clock::start();
-    let mut station = station(options, &slot.source_name, clock.now())?;
+    let mut station = station(options, &slot.source_name, clock)?;
     let groups: Vec<_> = options
         .groups
         .iter()
@@ -88,8 +102,12 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .map_err(|error| Failure::system("cannot send", &error))?;
     looping.set_idle(options.idle);
     stop.watch(&looping);
-    output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
+    output::warn_of_open_lab(
+        options.protection.is_open_lab(),
+        &options.interface.to_string(),
+    );
     let mut send = Send::new(options, groups, stop.clone());
+    (send.watch, send.known) = (watch, known);
     looping
         .run(&mut send)
         .map_err(|error| Failure::system("cannot go on", &error))?;
@@ -97,10 +115,11 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         return Err(failure);
     }
     let send_errors = looping.stats().send_errors.total();
+    send.keep_met(&looping.nodes()[0].station);
     send.finish(&looping.nodes()[0].station, send_errors)
 }
 
-fn station(options: &Options, name: &str, now: Timestamp) -> Result<Recorded, Failure> {
+fn station(options: &Options, name: &str, clock: Clock) -> Result<Recorded, Failure> {
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let floor = &options.floor;
     let rate =
@@ -113,6 +132,7 @@ fn station(options: &Options, name: &str, now: Timestamp) -> Result<Recorded, Fa
     endpoint.flow = floor.repair.flow;
     endpoint.is_rate_adaptive = floor.repair.is_rate_adaptive;
     endpoint.tuning = floor.repair.tuning;
+    let guard = options.protection.guard(&mut endpoint, clock)?;
     let listed = floor
         .roster
         .listed
@@ -128,7 +148,11 @@ fn station(options: &Options, name: &str, now: Timestamp) -> Result<Recorded, Fa
         listed: listed.collect(),
     };
     let capture = options.capture.as_ref();
-    Ok(Recorded::new(config, draw()?, now, capture))
+    let station = Recorded::new(config, draw()?, clock.now(), capture);
+    Ok(match guard {
+        Some(guard) => station.guarded(guard),
+        None => station,
+    })
 }
 
 /// A name's place among the sends that run on this machine at a time. A source survives restarts, so that receivers know
@@ -139,6 +163,7 @@ struct Slot {
 }
 
 impl Slot {
+    /// One of as many as there may be in an open laboratory.
     fn take(floor: &Floor, name: &str) -> Result<Self, Failure> {
         for slot in 1..=SLOTS_MAX {
             let source_name = if slot == 1 {
@@ -146,33 +171,26 @@ impl Slot {
             } else {
                 with_slot(name, slot)
             };
-            let id = SourceId::of(floor.id, &source_name);
-            let path = std::env::temp_dir().join(format!("floorcast-{}-{id}.lock", floor.id));
-            let Ok(file) = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-            else {
-                // No place for a lock (another user's file, a read-only disk): a source that nobody else can be.
-                let nobody = runtime::draw()
-                    .map_err(|error| Failure::system("cannot draw a name", &error))?;
-                return Ok(Self {
-                    source_name: with_slot(name, u32::try_from(nobody >> 33).unwrap_or(0)),
-                    _lock: None,
-                });
-            };
-            match file.try_lock() {
-                Ok(()) => {
+            match lock(floor, &source_name) {
+                Ok(lock) => {
                     return Ok(Self {
                         source_name,
-                        _lock: Some(file),
+                        _lock: Some(lock),
                     });
                 }
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(_)) => {
+                Err(Locked::Taken) => {}
+                Err(Locked::Unlockable) => {
                     return Ok(Self {
                         source_name,
+                        _lock: None,
+                    });
+                }
+                Err(Locked::NoPlace(_)) => {
+                    // Another user's file, a read-only disk: a source that nobody else can be.
+                    let nobody = runtime::draw()
+                        .map_err(|error| Failure::system("cannot draw a name", &error))?;
+                    return Ok(Self {
+                        source_name: with_slot(name, u32::try_from(nobody >> 33).unwrap_or(0)),
                         _lock: None,
                     });
                 }
@@ -181,6 +199,58 @@ impl Slot {
         Err(Failure::Usage(format!(
             "{SLOTS_MAX} sends called \"{name}\" run on this machine already; wait for one of them, or give this one another --name"
         )))
+    }
+
+    /// The only one that there is where names are granted: nobody has granted anything to `name` with a number behind it.
+    fn only(floor: &Floor, name: &str) -> Result<Self, Failure> {
+        let lock = match lock(floor, name) {
+            Ok(lock) => Some(lock),
+            Err(Locked::Unlockable) => None,
+            Err(Locked::Taken) => {
+                return Err(Failure::Usage(format!(
+                    "a send called \"{name}\" runs on this machine already; wait for it, or give this one another --name that \
+                     has been granted something"
+                )));
+            }
+            Err(Locked::NoPlace(sentence)) => return Err(Failure::Usage(sentence)),
+        };
+        Ok(Self {
+            source_name: name.to_owned(),
+            _lock: lock,
+        })
+    }
+}
+
+/// Why a name is not locked.
+enum Locked {
+    /// Another send has it.
+    Taken,
+    /// The file's system knows no locks.
+    Unlockable,
+    /// There is no place for a lock.
+    NoPlace(String),
+}
+
+/// Keeps others on this machine from being the source called `name`.
+fn lock(floor: &Floor, name: &str) -> Result<File, Locked> {
+    let id = SourceId::of(floor.id, name);
+    let path = std::env::temp_dir().join(format!("floorcast-{}-{id}.lock", floor.id));
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| {
+            let path = path.display();
+            Locked::NoPlace(format!(
+                "{path} cannot be opened, which keeps two sends from being the same source: {error}; remove it, or give \
+                 another --name"
+            ))
+        })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Locked::Taken),
+        Err(TryLockError::Error(_)) => Err(Locked::Unlockable),
     }
 }
 
@@ -217,6 +287,10 @@ struct Send<'a> {
     last_reported: Timestamp,
     unprinted: Option<PrintError>,
     failure: Option<Failure>,
+    watch: Option<Watch>,
+    known: Option<Known>,
+    /// Workstations that have shown a key for the first time.
+    met: Vec<Met>,
 }
 
 impl<'a> Send<'a> {
@@ -239,6 +313,60 @@ impl<'a> Send<'a> {
             last_reported: Timestamp::ZERO,
             unprinted: None,
             failure: None,
+            watch: None,
+            known: None,
+            met: Vec::new(),
+        }
+    }
+
+    /// Learns of keys that have changed, and of workstations that have shown theirs.
+    fn learn(&mut self, at: Moment, station: &mut Recorded) {
+        let Some(guard) = station.guard() else { return };
+        if let Some(watch) = &mut self.watch
+            && let Some((group_keys, revoked)) = watch.poll(at.wall_ns / 1_000_000_000)
+        {
+            tracing::info!("the floor's keys have changed");
+            guard.renew(group_keys, revoked);
+        }
+        let mut refused = Vec::new();
+        while let Some(met) = guard.poll_met() {
+            if met.is_taken {
+                self.met.push(met);
+            } else {
+                refused.push(met);
+            }
+        }
+        for met in refused {
+            let (name, key) = (station.name_of(met.station), met.key.fingerprint());
+            tracing::warn!(
+                "{name:?} speaks with the key {key}, which is not the one that it is known by, and counts as not heard; if it \
+                 was set up anew, list its new key under [enrolment.keys], or take its line out of what was met before"
+            );
+        }
+    }
+
+    /// Remembers the workstations that were met, now that they have said what they are called.
+    fn keep_met(&mut self, station: &Recorded) {
+        /// Fingerprints shown one by one; of more, their number.
+        const SHOWN_MAX: usize = 8;
+        let Some(known) = &mut self.known else { return };
+        for (shown, met) in self.met.iter().enumerate() {
+            let (name, key) = (station.name_of(met.station), met.key);
+            if shown < SHOWN_MAX {
+                tracing::info!(
+                    "{name:?} is met for the first time: its key is {}",
+                    key.fingerprint()
+                );
+            }
+            if let Err(failure) = known.remember(met.station, &name, key) {
+                tracing::warn!("{failure}");
+            }
+        }
+        if self.met.len() > SHOWN_MAX {
+            tracing::info!("and {} more are", self.met.len() - SHOWN_MAX);
+        }
+        if let Err(failure) = known.save() {
+            tracing::warn!("{failure}");
         }
     }
 
@@ -278,7 +406,7 @@ impl<'a> Send<'a> {
                     .expires
                     .map(|expires| sent_ns + saturating_nanos(expires)),
                 confirm: true,
-                status: Status::Actual,
+                status: self.options.status,
                 text: text.as_str().into(),
             };
             // One key is enough: a send is a session of its own.
@@ -409,7 +537,8 @@ impl<'a> Send<'a> {
             losses: LossSummary::of(station),
             losses_left_out: self.loss_lines.left_out(),
             receivers: ReceiverLines::worst_of(station),
-            open_lab: self.options.open_lab,
+            open_lab: self.options.protection.is_open_lab(),
+            security: self.options.protection.as_str(),
         };
         let text = self.in_words(&summary);
         let printed = match self.unprinted.take() {
@@ -493,6 +622,7 @@ impl Program for Send<'_> {
 
     fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
         let node = &mut nodes[0];
+        self.learn(at, &mut node.station);
         self.publish(at, node);
         let all_published = self.next == self.options.texts.len();
         if !node.station.endpoint().is_idle() {

@@ -22,19 +22,20 @@ const ROOMS: &[(&str, &str)] = &[
     ("sim", "time wire rng proto notice keys guard station"),
     ("capture", "time wire proto notice guard station"),
     ("net", ""),
-    ("floor", "wire proto net"),
+    ("floor", "wire keys proto net"),
     (
         "runtime",
         "time wire rng proto notice station capture net floor",
     ),
     ("output", "wire notice time proto station"),
+    ("keyring", "wire keys proto guard floor runtime output"),
     (
         "agent",
-        "time rng wire proto notice station capture net floor runtime output",
+        "time rng wire keys guard proto notice station capture net floor runtime output keyring",
     ),
     (
         "send",
-        "time rng wire proto notice station capture net floor runtime output",
+        "time rng wire keys guard proto notice station capture net floor runtime output keyring",
     ),
     (
         "demo",
@@ -45,7 +46,6 @@ const ROOMS: &[(&str, &str)] = &[
         "time rng wire proto notice station net floor runtime output",
     ),
     ("replay", "wire capture output"),
-    ("keyring", "wire keys floor runtime output"),
     (
         "bench",
         "time rng wire proto notice station capture net runtime output",

@@ -228,12 +228,13 @@ fn a_notice_and_its_receipt() {
     let ready = event(&agent);
     assert_eq!(
         keys(&ready),
-        "event groups interface io name open_lab receive_buffer_bytes"
+        "event groups interface io name open_lab receive_buffer_bytes security"
     );
     assert_eq!(
         (&ready["event"], &ready["name"], &ready["open_lab"]),
         (&"ready".into(), &"ws-1".into(), &true.into())
     );
+    assert_eq!(ready["security"], "open-lab");
     assert_eq!(ready["groups"], serde_json::json!(["all"]));
     let text = "Panne réseau, étage 2 ☎ \"\\ \u{1f44f}";
     let sent = send(&lab, &["--name", "chief", text]);

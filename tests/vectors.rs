@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use floorcast::keys::{
-    Grant, GrantTerms, GroupKeys, KEY_BYTES, PrivateKey, Revocations, Rotation, SealInput, Status,
+    FloorFile, Grant, GrantTerms, GroupKeys, KEY_BYTES, PrivateKey, Revocations, Rotation,
+    SealInput, Status,
 };
 use floorcast::wire::{FloorId, GroupId, Lane};
 use serde_json::{Value, json};
@@ -63,6 +64,8 @@ fn vectors() -> Value {
             "key": hex(key.secret()),
         })
     };
+    let contents = "[floor]\nname = \"Büro 3\"\n";
+    let file = FloorFile::sign(&root, FLOOR, 7, NOW + 2, contents.as_bytes());
     let seal = SealInput {
         passphrase: "correct horse battery staple".as_bytes(),
         salt: [0x55; 16],
@@ -92,6 +95,12 @@ fn vectors() -> Value {
         "group_keys": {
             "keys": keys.iter().map(key).collect::<Vec<_>>(),
             "bytes": hex(keys.to_bytes()),
+        },
+        "floor_file": {
+            "edition": file.edition(),
+            "issued": file.issued(),
+            "contents": contents,
+            "bytes": hex(file.to_bytes()),
         },
         "sealed": {
             "passphrase": "correct horse battery staple",
@@ -139,7 +148,7 @@ fn another_implementation_makes_the_same() {
     assert!(output.status.success(), "{output:?}");
     let folder = tempfile::tempdir().unwrap();
     let changed = folder.path().join("changed.json");
-    for field in ["grant", "revocations", "group_keys", "sealed"] {
+    for field in ["grant", "revocations", "group_keys", "floor_file", "sealed"] {
         let mut vectors = vectors();
         let bytes = vectors[field]["bytes"].as_str().unwrap().to_owned();
         let last = if bytes.ends_with('0') { '1' } else { '0' };

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
+use crate::keyring::{Protection, Watch};
 use crate::net::{Interface, IoModes};
 use crate::notice::NoticeId;
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
@@ -19,7 +21,7 @@ use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{Claim, Placed, StationConfig, StationEvent};
 use crate::time::Timestamp;
-use crate::wire::{GroupId, SeqRange, SessionId, SkipReason, SourceId, StreamId};
+use crate::wire::{GroupId, SeqRange, SessionId, SkipReason, SourceId, Status, StreamId};
 
 use exec::Exec;
 use state::{State, StateError};
@@ -47,18 +49,21 @@ pub struct Options {
     pub capture: Option<Capture>,
     /// JSON lines instead of lines for eyes.
     pub is_json: bool,
-    /// The floor runs without protection.
-    pub open_lab: bool,
+    /// How it is protected.
+    pub protection: Protection,
 }
 
 /// Runs an agent until it is asked to stop.
 ///
 /// # Errors
 /// [`Failure`] when it cannot start.
-pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
+pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
+    let mut options = options;
+    let watch = options.protection.take_watch();
+    let options = &options;
     let mut state = open_state(options)?;
     let clock = Clock::start();
-    let mut station = station(options, clock.now())?;
+    let mut station = station(options, clock)?;
     for (origin, stream, from) in state.iter().flat_map(State::marks) {
         station.resume(origin, stream, from);
     }
@@ -71,7 +76,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
         .iter()
         .map(|name| GroupId::of(name))
         .collect();
-    output::warn_of_open_lab(options.open_lab, &options.interface.to_string());
+    output::warn_of_open_lab(
+        options.protection.is_open_lab(),
+        &options.interface.to_string(),
+    );
     let network = Network::of_floor(&options.floor, &options.interface);
     let mut looping = Loop::new(network, clock)
         .and_then(|mut looping| looping.add(station, &groups, None).map(|()| looping))
@@ -85,6 +93,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     let mut agent = Agent {
         events: sender,
         stop: stop.clone(),
+        watch,
     };
     thread::scope(|scope| {
         let network = scope.spawn(move || {
@@ -108,11 +117,13 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Ending, Failure> {
     })
 }
 
-fn station(options: &Options, now: Timestamp) -> Result<Recorded, Failure> {
+fn station(options: &Options, clock: Clock) -> Result<Recorded, Failure> {
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let source = SourceId::of(options.floor.id, &options.name);
+    let mut endpoint = proto::Config::new(options.floor.id, source, SessionId(draw()?));
+    let guard = options.protection.guard(&mut endpoint, clock)?;
     let config = StationConfig {
-        endpoint: proto::Config::new(options.floor.id, source, SessionId(draw()?)),
+        endpoint,
         name: options.name.clone(),
         is_workstation: true,
         groups: options
@@ -125,7 +136,11 @@ fn station(options: &Options, now: Timestamp) -> Result<Recorded, Failure> {
         listed: BTreeMap::new(),
     };
     let capture = options.capture.as_ref();
-    Ok(Recorded::new(config, draw()?, now, capture))
+    let station = Recorded::new(config, draw()?, clock.now(), capture);
+    Ok(match guard {
+        Some(guard) => station.guarded(guard),
+        None => station,
+    })
 }
 
 /// Opens what was remembered. Without a place for it the agent works all the same, and says what is missing.
@@ -150,10 +165,14 @@ fn open_state(options: &Options) -> Result<Option<State>, Failure> {
     }
 }
 
+/// How often an agent asks whether keys have changed. It costs nothing where they have not.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// The network thread's part: hands everything on.
 struct Agent {
     events: Sender<(u64, StationEvent)>,
     stop: Stop,
+    watch: Option<Watch>,
 }
 
 impl Program for Agent {
@@ -162,12 +181,26 @@ impl Program for Agent {
         let _ = self.events.try_send((at.wall_ns, event));
     }
 
-    fn poll(&mut self, _: Moment, _: &mut [Node]) -> Next {
+    fn poll(&mut self, at: Moment, nodes: &mut [Node]) -> Next {
         if self.stop.is_requested() {
-            Next::Done
-        } else {
-            Next::At(Timestamp::FAR_FUTURE)
+            return Next::Done;
         }
+        let (Some(watch), Some(guard)) = (&mut self.watch, nodes[0].station.guard()) else {
+            return Next::At(Timestamp::FAR_FUTURE);
+        };
+        if let Some((group_keys, revoked)) = watch.poll(at.wall_ns / 1_000_000_000) {
+            tracing::info!("the floor's keys have changed");
+            guard.renew(group_keys, revoked);
+        }
+        while let Some(met) = guard.poll_met() {
+            if !met.is_taken {
+                let (station, key) = (met.station, met.key.fingerprint());
+                tracing::warn!(
+                    "a station with the id {station} speaks with the key {key}, which is not its own, and is not heard"
+                );
+            }
+        }
+        Next::At(at.now + LOOK_EVERY)
     }
 
     fn is_ready(&self) -> bool {
@@ -243,7 +276,8 @@ impl<'a> Show<'a> {
             groups: &self.options.groups,
             receive_buffer_bytes,
             io: io.to_string(),
-            open_lab: self.options.open_lab,
+            open_lab: self.options.protection.is_open_lab(),
+            security: self.options.protection.as_str(),
         };
         let groups = self.options.groups.join(", ");
         let text = format!("{} listens on {interface} to {groups}", self.options.name);
@@ -424,6 +458,7 @@ impl<'a> Show<'a> {
             from: notice.from.as_str(),
             group: &group,
             lane: at.stream.lane().as_str(),
+            status: notice.status.as_str(),
             seq: at.seqs.first().0,
             text: notice.text.as_str(),
             sent_ns: notice.sent_ns,
@@ -440,8 +475,12 @@ impl<'a> Show<'a> {
         if let Some(exec) = &mut self.exec {
             exec.run(&line);
         }
+        let meant = match notice.status {
+            Status::Actual => String::new(),
+            status => format!("[{}] ", status.as_str().to_uppercase()),
+        };
         let text = format!(
-            "{} to {group}: {}",
+            "{meant}{} to {group}: {}",
             for_eyes(line.from),
             for_eyes(line.text)
         );

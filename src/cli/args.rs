@@ -13,7 +13,7 @@ use crate::runtime::{self, Idle};
 use crate::wire::Lane;
 
 use super::bench::BenchCommand;
-use super::keys::KeysCommand;
+use super::keys::{KeysCommand, PassphraseArgs, SignArgs, StatusArg};
 
 const EXAMPLES: &str = "Examples:
   floorcast demo                                      a whole floor on this machine
@@ -22,7 +22,7 @@ const EXAMPLES: &str = "Examples:
   floorcast send --open-lab --to all --lines < news   one notice a line, in order
   floorcast bench send --receivers 4                  how fast, to the last of four bench receive
   floorcast bench compare before after                is what bench run measured worse than it was?
-  floorcast floor check                               is floor.toml good?
+  floorcast floor check                               is floor.toml good, and signed?
   floorcast demo --capture fall.fcap                  the same, and what its stations were given goes into a file
   floorcast replay fall.fcap                          does all of it again, and says whether the same comes out
 
@@ -51,7 +51,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
-    /// Keys, and who may say what: they are made and signed here; send and agent do not ask for them yet
+    /// Keys, and who may say what: they are made and signed here
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
@@ -68,6 +68,23 @@ pub(super) enum Command {
 pub(super) enum FloorCommand {
     /// Read floor.toml as every program does, and say what is wrong with it
     Check(CheckArgs),
+    /// Let the floor's root stand behind floor.toml as it is: puts floor.toml.sig beside it
+    Sign(SignArgs),
+}
+
+/// Whether and how a program is protected.
+#[derive(Debug, Args)]
+pub(super) struct ProtectionArgs {
+    /// The folder of the floor's keys [default: the folder keys beside floor.toml]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "open_lab")]
+    pub(super) keys: Option<PathBuf>,
+    /// The fingerprint that the floor's root must have, as floorcast keys show prints it; where it is not given, the first
+    /// root that is met stays
+    #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint, conflicts_with = "open_lab")]
+    pub(super) root: Option<String>,
+    /// Run without any protection: for laboratories only
+    #[arg(long)]
+    pub(super) open_lab: bool,
 }
 
 #[derive(Debug, Args)]
@@ -153,10 +170,10 @@ pub(super) struct AgentArgs {
     /// environment; when 64 wait for it, further ones are printed only, and a warning counts them
     #[arg(long, value_name = "CMD")]
     pub(super) exec: Option<String>,
-    /// Where to remember what has been shown [default: the user's state directory]
+    /// Where to remember what has been shown, the floor's root and this workstation's key [default: the user's state directory]
     #[arg(long, value_name = "DIR")]
     pub(super) state: Option<PathBuf>,
-    /// Remember nothing: after a restart, notices may be shown again
+    /// Do not remember what has been shown: after a restart, notices may be shown again
     #[arg(long, conflicts_with = "state")]
     pub(super) no_state: bool,
     #[command(flatten)]
@@ -165,9 +182,8 @@ pub(super) struct AgentArgs {
     pub(super) capture: CaptureArgs,
     #[command(flatten)]
     pub(super) floor: FloorFile,
-    /// Run without any protection: for laboratories only
-    #[arg(long)]
-    pub(super) open_lab: bool,
+    #[command(flatten)]
+    pub(super) protection: ProtectionArgs,
     /// Print JSON lines
     #[arg(long)]
     pub(super) json: bool,
@@ -185,6 +201,9 @@ pub(super) struct SendArgs {
     /// How urgent
     #[arg(long, value_enum, default_value_t = LaneArg::Routine)]
     pub(super) lane: LaneArg,
+    /// Whether it is meant
+    #[arg(long, value_enum, default_value_t = StatusArg::Actual)]
+    pub(super) status: StatusArg,
     /// Workstations that get it later than this do not show it, such as 10m
     #[arg(long, value_name = "DURATION", value_parser = parse_positive_duration, allow_hyphen_values = true)]
     pub(super) expires: Option<Duration>,
@@ -194,7 +213,7 @@ pub(super) struct SendArgs {
     /// How long to wait for receipts after the last notice
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration, allow_hyphen_values = true)]
     pub(super) wait: Duration,
-    /// Who sends [default: user@host]
+    /// Who sends [default: the one source whose key is there; user@host in an open lab]
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
     /// Overrides the floor's interface: a name, an index, an address, or auto
@@ -213,9 +232,13 @@ pub(super) struct SendArgs {
     pub(super) capture: CaptureArgs,
     #[command(flatten)]
     pub(super) floor: FloorFile,
-    /// Run without any protection: for laboratories only
-    #[arg(long)]
-    pub(super) open_lab: bool,
+    #[command(flatten)]
+    pub(super) protection: ProtectionArgs,
+    #[command(flatten)]
+    pub(super) passphrase: PassphraseArgs,
+    /// Where to remember the floor's root, and the workstations that were met [default: the user's state directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "open_lab")]
+    pub(super) state: Option<PathBuf>,
     /// Print JSON lines: a receipt for each notice, one for each loss and where it was, and a summary
     #[arg(long)]
     pub(super) json: bool,
@@ -254,6 +277,12 @@ pub(super) struct CheckArgs {
     pub(super) interface: Option<String>,
     #[command(flatten)]
     pub(super) floor: FloorFile,
+    /// The folder of the floor's keys [default: the folder keys beside the floor file]
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) keys: Option<PathBuf>,
+    /// The fingerprint that the floor's root must have, as floorcast keys show prints it
+    #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
+    pub(super) root: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -277,6 +306,17 @@ impl From<LaneArg> for Lane {
             LaneArg::Routine => Self::Routine,
             LaneArg::Bulk => Self::Bulk,
         }
+    }
+}
+
+/// A fingerprint as it is printed, in small letters.
+fn fingerprint(text: &str) -> Result<String, String> {
+    let text = text.to_ascii_lowercase();
+    let is_group = |group: &str| group.len() == 4 && group.chars().all(|c| c.is_ascii_hexdigit());
+    if text.split('-').count() == 5 && text.split('-').all(is_group) {
+        Ok(text)
+    } else {
+        Err("a fingerprint is five groups of four hexadecimal digits with - between, as floorcast keys show prints it".to_owned())
     }
 }
 
@@ -353,6 +393,17 @@ mod tests {
         assert_eq!(loss("2"), Ok(2.0));
         for bad in ["-1", "91", "NaN", "x", ""] {
             assert!(loss(bad).is_err(), "{bad}");
+        }
+        let good = "0123-4567-89ab-cdef-0123";
+        assert_eq!(fingerprint(&good.to_uppercase()).as_deref(), Ok(good));
+        for bad in [
+            "",
+            "0123",
+            "0123-4567-89ab-cdef-012",
+            "0123-4567-89ab-cdef-0123-",
+            "0123-4567-89ab-cdeg-0123",
+        ] {
+            assert!(fingerprint(bad).is_err(), "{bad}");
         }
         assert!(size("1.5").is_err() && size("0").is_err() && size("60000") == Ok(60_000));
     }

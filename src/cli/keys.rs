@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::floor::{Floor, parse_duration, parse_positive_duration};
-use crate::keyring::{GrantOptions, Keyring, Passphrase, Revoked};
+use crate::floor::{self, Floor, FloorError, parse_duration, parse_positive_duration};
+use crate::keyring::{self, GrantOptions, Keyring, Passphrase, Place, Revoked};
 use crate::keys::Status;
 use crate::output::{Ending, Failure};
 use crate::wire::{GroupId, is_station_name};
 
-use super::args::{FloorFile, LaneArg};
+use super::args::{FloorFile, LaneArg, whole};
 
 /// Longest passphrase, bytes.
 const PASSPHRASE_BYTES_MAX: usize = 1_024;
@@ -31,6 +31,8 @@ pub(super) enum KeysCommand {
     Rotate(RotateArgs),
     /// Show what there is, and what holds
     Show(CommonArgs),
+    /// Show the key of a workstation on this machine, and make it if it has none
+    Station(StationArgs),
 }
 
 #[derive(Debug, Args)]
@@ -40,12 +42,47 @@ pub(super) struct CommonArgs {
     keys: PathBuf,
     #[command(flatten)]
     floor: FloorFile,
-    /// Ask for the passphrase of the root key
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// What opens a private key: the root's where something is signed, the source's where something is sent.
+#[derive(Debug, Args)]
+pub(super) struct PassphraseArgs {
+    /// Ask for the passphrase of the private key
     #[arg(long, conflicts_with = "passphrase_file")]
     passphrase: bool,
-    /// Read the passphrase of the root key from the first line of this file
+    /// Read the passphrase of the private key from the first line of this file
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  floorcast floor sign
+  floorcast floor sign --floor /srv/share/floor.toml --keys /mnt/stick/keys --passphrase")]
+pub(super) struct SignArgs {
+    /// The least edition, where floor.toml.sig was lost and workstations have seen later ones than the first
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = edition, allow_hyphen_values = true, hide_default_value = true)]
+    edition: u64,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example: floorcast keys station ws-017")]
+pub(super) struct StationArgs {
+    /// The workstation's name on the floor, as floorcast agent --name has it
+    #[arg(value_name = "NAME", value_parser = station_name)]
+    name: String,
+    /// Where the agent keeps its key [default: the user's state directory]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    floor: FloorFile,
     /// Print JSON lines
     #[arg(long)]
     json: bool,
@@ -114,7 +151,7 @@ pub(super) struct RotateArgs {
 
 /// Whether a notice is meant.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum StatusArg {
+pub(super) enum StatusArg {
     /// To be acted on by all
     Actual,
     /// To be acted on in an exercise
@@ -141,7 +178,7 @@ pub(super) fn run(command: KeysCommand) -> Result<Ending, Failure> {
     match command {
         KeysCommand::Init(common) => {
             let floor = floor(&common)?;
-            let passphrase = passphrase(&common, common.passphrase)?;
+            let passphrase = common.passphrase.read("root key", true)?;
             keyring(common, &floor, passphrase).init()
         }
         KeysCommand::Grant(args) => {
@@ -170,7 +207,28 @@ pub(super) fn run(command: KeysCommand) -> Result<Ending, Failure> {
             let floor = floor(&common)?;
             keyring(common, &floor, None).show()
         }
+        KeysCommand::Station(args) => {
+            let floor = Floor::load(&args.floor.floor)
+                .map_err(|error| Failure::Usage(error.to_string()))?;
+            let state = args.state.or_else(super::state_directory);
+            let state = state.ok_or_else(|| {
+                Failure::Usage(
+                    "there is no place to keep a key in, because this user has no home; name one with --state"
+                        .to_owned(),
+                )
+            })?;
+            keyring::show_station(&Place::new(&state, floor.id), &args.name, args.json)
+        }
     }
+}
+
+/// Signs a floor file that can be read, and no other.
+pub(super) fn sign(args: SignArgs) -> Result<Ending, Failure> {
+    let path = args.common.floor.floor.clone();
+    let usage = |error: FloorError| Failure::Usage(error.to_string());
+    let contents = floor::read(&path).map_err(usage)?;
+    let floor = Floor::from_bytes(&contents, &path).map_err(usage)?;
+    open(args.common, &floor)?.sign_floor(&path, &contents, args.edition)
 }
 
 fn floor(common: &CommonArgs) -> Result<Floor, Failure> {
@@ -182,7 +240,7 @@ fn keyring(common: CommonArgs, floor: &Floor, passphrase: Option<Passphrase>) ->
 }
 
 fn open(common: CommonArgs, floor: &Floor) -> Result<Keyring<'_>, Failure> {
-    let passphrase = passphrase(&common, false)?;
+    let passphrase = common.passphrase.read("root key", false)?;
     Ok(keyring(common, floor, passphrase))
 }
 
@@ -220,43 +278,50 @@ fn grant_options(args: &GrantArgs, floor: &Floor) -> Result<GrantOptions, Failur
     })
 }
 
-/// The passphrase, if there is to be one; `is_new`: asked for twice.
-fn passphrase(common: &CommonArgs, is_new: bool) -> Result<Option<Passphrase>, Failure> {
-    if common.passphrase {
-        let ask = |prompt: &str| {
-            rpassword::prompt_password(prompt).map(|line| Passphrase::new(line.into_bytes()))
-        };
-        let failed = |error: std::io::Error| {
-            Failure::Usage(format!(
-                "no passphrase can be asked for here ({error}); give it with --passphrase-file"
-            ))
-        };
-        let first = ask("Passphrase of the root key: ").map_err(failed)?;
-        if is_new && *ask("The same again: ").map_err(failed)? != *first {
-            return Err(Failure::Usage(
-                "the two passphrases differ; nothing was made".to_owned(),
-            ));
-        }
-        return checked(first, "--passphrase").map(Some);
+impl PassphraseArgs {
+    /// Whether one is to be there.
+    pub(super) const fn is_given(&self) -> bool {
+        self.passphrase || self.passphrase_file.is_some()
     }
-    let Some(path) = &common.passphrase_file else {
-        return Ok(None);
-    };
-    let shown = path.display();
-    let mut text = Passphrase::new(Vec::new());
-    File::open(path)
-        .and_then(|file| {
-            file.take(2 + PASSPHRASE_BYTES_MAX as u64)
-                .read_to_end(&mut text)
-        })
-        .map_err(|error| {
-            Failure::Usage(format!(
-                "--passphrase-file {shown}: it cannot be read: {error}"
-            ))
-        })?;
-    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line = Passphrase::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
-    checked(line, &format!("--passphrase-file {shown}")).map(Some)
+
+    /// The passphrase, if there is to be one; `is_new`: it is about to seal something, so it is asked for twice.
+    pub(super) fn read(&self, whose: &str, is_new: bool) -> Result<Option<Passphrase>, Failure> {
+        if self.passphrase {
+            let ask = |prompt: &str| {
+                rpassword::prompt_password(prompt).map(|line| Passphrase::new(line.into_bytes()))
+            };
+            let failed = |error: std::io::Error| {
+                Failure::Usage(format!(
+                    "no passphrase can be asked for here ({error}); give it with --passphrase-file"
+                ))
+            };
+            let first = ask(&format!("Passphrase of the {whose}: ")).map_err(failed)?;
+            if is_new && *ask("The same again: ").map_err(failed)? != *first {
+                return Err(Failure::Usage(
+                    "the two passphrases differ; nothing was made".to_owned(),
+                ));
+            }
+            return checked(first, "--passphrase").map(Some);
+        }
+        let Some(path) = &self.passphrase_file else {
+            return Ok(None);
+        };
+        let shown = path.display();
+        let mut text = Passphrase::new(Vec::new());
+        File::open(path)
+            .and_then(|file| {
+                file.take(2 + PASSPHRASE_BYTES_MAX as u64)
+                    .read_to_end(&mut text)
+            })
+            .map_err(|error| {
+                Failure::Usage(format!(
+                    "--passphrase-file {shown}: it cannot be read: {error}"
+                ))
+            })?;
+        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let line = Passphrase::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+        checked(line, &format!("--passphrase-file {shown}")).map(Some)
+    }
 }
 
 fn checked(passphrase: Passphrase, from: &str) -> Result<Passphrase, Failure> {
@@ -286,4 +351,8 @@ fn at_least_a_second(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(period)
+}
+
+fn edition(text: &str) -> Result<u64, String> {
+    whole(text, 1..=u64::MAX, "")
 }

@@ -13,14 +13,15 @@ use clap::error::ErrorKind as Kind;
 
 use crate::capture::Capture;
 use crate::floor::Floor;
+use crate::keyring::{Access, Protection, SignedFloor, Standing};
 use crate::net::{self, Interface, InterfaceKind};
 use crate::notice::{NOTICES_MAX, TEXT_BYTES_MAX};
 use crate::output::{Ending, Failure, Stderr};
-use crate::runtime::Stop;
+use crate::runtime::{Clock, Stop};
 use crate::wire::is_station_name;
 use crate::{agent, check, demo, replay, send};
 
-use args::{CaptureArgs, Cli, Command, DemoArgs, FloorCommand, FloorFile};
+use args::{CaptureArgs, Cli, Command, DemoArgs, FloorCommand, FloorFile, ProtectionArgs};
 
 /// Texts read from standard input, bytes: a thousand pages. A file is what `bulk` senders will be for.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -47,6 +48,9 @@ pub fn main() -> ExitCode {
         Command::Floor {
             command: FloorCommand::Check(file),
         } => run_check(&file),
+        Command::Floor {
+            command: FloorCommand::Sign(args),
+        } => keys::sign(args),
     };
     match result {
         Ok(Ending::Done) => ExitCode::SUCCESS,
@@ -110,7 +114,7 @@ fn one_sentence(text: &str) -> String {
     }
     let sentence = sentence.trim_start_matches("error: ");
     let command = std::env::args().nth(1).filter(|word| {
-        ["demo", "agent", "send", "replay", "bench", "floor"].contains(&word.as_str())
+        ["demo", "agent", "send", "replay", "bench", "keys", "floor"].contains(&word.as_str())
     });
     let command = command.map(|word| format!(" {word}")).unwrap_or_default();
     format!("{sentence}; see floorcast{command} --help")
@@ -148,10 +152,66 @@ fn run_demo(args: &DemoArgs, stop: &Stop) -> Result<Ending, Failure> {
     demo::run(&options, stop)
 }
 
+/// The floor that a program takes part in, through which interface, and, where it is protected, by which keys.
+struct Entry {
+    floor: Floor,
+    interface: Interface,
+    keys: Option<(Access, SignedFloor)>,
+}
+
+impl Entry {
+    fn new(
+        file: &FloorFile,
+        interface: Option<&str>,
+        protection: &ProtectionArgs,
+        state: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
+        if protection.open_lab {
+            let floor = load(file, interface)?;
+            let interface = choose(&floor)?;
+            open_lab(&floor, &interface)?;
+            return Ok(Self {
+                floor,
+                interface,
+                keys: None,
+            });
+        }
+        let access = access(&file.floor, &protection.keys, &protection.root, state);
+        let signed = access.floor(&file.floor)?;
+        let floor = with_interface(signed.floor.clone(), interface)?;
+        Ok(Self {
+            interface: choose(&floor)?,
+            floor,
+            keys: Some((access, signed)),
+        })
+    }
+}
+
+fn access(
+    path: &Path,
+    keys: &Option<PathBuf>,
+    root: &Option<String>,
+    state: Option<PathBuf>,
+) -> Access {
+    let folder = keys.clone();
+    let folder = folder.unwrap_or_else(|| Access::folder_beside(path));
+    Access::new(folder, state, root.clone(), seconds())
+}
+
+/// The wall clock, seconds since 1970.
+fn seconds() -> u64 {
+    Clock::start().read().wall_ns / 1_000_000_000
+}
+
 fn run_agent(args: args::AgentArgs, stop: &Stop) -> Result<Ending, Failure> {
-    let floor = load(&args.floor, args.interface.as_deref())?;
-    let interface = interface(&floor)?;
-    open_lab(&floor, &interface, args.open_lab, "agent")?;
+    let state = args.state.or_else(state_directory);
+    let interface = args.interface.as_deref();
+    let entry = Entry::new(&args.floor, interface, &args.protection, state.clone())?;
+    let Entry {
+        floor,
+        interface,
+        keys,
+    } = entry;
     check_name(&args.name)?;
     let mut groups: Vec<String> = floor
         .group("all")
@@ -170,10 +230,9 @@ fn run_agent(args: args::AgentArgs, stop: &Stop) -> Result<Ending, Failure> {
             "the floor has no group \"all\", and no --team is given; name at least one of {names} with --team"
         )));
     }
-    let state = if args.no_state {
-        None
-    } else {
-        args.state.or_else(state_directory)
+    let protection = match keys {
+        Some((access, signed)) => access.workstation(&signed, &args.name)?,
+        None => Protection::OpenLab,
     };
     let options = agent::Options {
         floor,
@@ -181,30 +240,55 @@ fn run_agent(args: args::AgentArgs, stop: &Stop) -> Result<Ending, Failure> {
         name: args.name,
         groups,
         exec: args.exec,
-        state,
+        state: state.filter(|_| !args.no_state),
         idle: args.processor.idle,
         capture: capture(&args.capture)?,
         is_json: args.json,
-        open_lab: true,
+        protection,
     };
     args.processor.pin()?;
-    agent::run(&options, stop)
+    agent::run(options, stop)
 }
 
 fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
-    let floor = load(&args.floor, args.interface.as_deref())?;
-    let name = args.name.unwrap_or_else(default_name);
+    let state = args.state.or_else(state_directory);
+    let interface = args.interface.as_deref();
+    let Entry {
+        floor,
+        interface,
+        keys,
+    } = Entry::new(&args.floor, interface, &args.protection, state)?;
+    let name = match (args.name, &keys) {
+        (Some(name), _) => name,
+        (None, Some((access, _))) => access.only_source()?,
+        (None, None) => default_name(),
+    };
+    if keys.is_none() && args.passphrase.is_given() {
+        return Err(Failure::Usage(
+            "--open-lab sends without a key, so there is no passphrase to give; leave out one of the two"
+                .to_owned(),
+        ));
+    }
     check_name(&name)?;
     let groups = audience(&floor, args.to.groups())?;
-    let interface = interface(&floor)?;
-    open_lab(&floor, &interface, args.open_lab, "send")?;
     let texts = texts(args.text.as_deref(), args.lines)?;
+    let lane = args.lane.into();
+    let protection = match keys {
+        Some((access, signed)) => {
+            let passphrase = args.passphrase.read("source's key", false)?;
+            access.source(&signed, &name, passphrase.as_ref())?
+        }
+        None => Protection::OpenLab,
+    };
+    let status = args.status.into();
+    protection.permits(&groups, lane, status, seconds())?;
     let options = send::Options {
         floor,
         interface,
         name,
         groups,
-        lane: args.lane.into(),
+        lane,
+        status,
         expires: args.expires,
         supersede: args.supersede,
         wait: args.wait,
@@ -213,10 +297,10 @@ fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         idle: args.processor.idle,
         capture: capture(&args.capture)?,
         is_json: args.json,
-        open_lab: true,
+        protection,
     };
     args.processor.pin()?;
-    send::run(&options, stop)
+    send::run(options, stop)
 }
 
 fn run_check(file: &args::CheckArgs) -> Result<Ending, Failure> {
@@ -224,13 +308,32 @@ fn run_check(file: &args::CheckArgs) -> Result<Ending, Failure> {
         .path
         .clone()
         .unwrap_or_else(|| file.floor.floor.clone());
-    let floor = load(&FloorFile { floor: path }, file.interface.as_deref())?;
-    let interface = interface(&floor)?;
-    check::run(&floor, &interface, file.json)
+    let access = access(&path, &file.keys, &file.root, state_directory());
+    let (floor, standing) = access.check(&path)?;
+    let floor = with_interface(floor, file.interface.as_deref())?;
+    let interface = choose(&floor)?;
+    let signature = match standing {
+        Standing::Unsigned => None,
+        Standing::Signed {
+            root,
+            edition,
+            issued,
+        } => Some(check::Signature {
+            root,
+            edition,
+            issued,
+        }),
+    };
+    check::run(&floor, &interface, signature.as_ref(), file.json)
 }
 
 fn load(file: &FloorFile, interface: Option<&str>) -> Result<Floor, Failure> {
-    let mut floor = Floor::load(&file.floor).map_err(|error| Failure::Usage(error.to_string()))?;
+    let floor = Floor::load(&file.floor).map_err(|error| Failure::Usage(error.to_string()))?;
+    with_interface(floor, interface)
+}
+
+/// The floor, but through the interface that was given, if any.
+fn with_interface(mut floor: Floor, interface: Option<&str>) -> Result<Floor, Failure> {
     if let Some(interface) = interface {
         floor.interface = interface
             .parse()
@@ -256,25 +359,15 @@ fn capture(args: &CaptureArgs) -> Result<Option<Capture>, Failure> {
     })
 }
 
-fn interface(floor: &Floor) -> Result<Interface, Failure> {
+fn choose(floor: &Floor) -> Result<Interface, Failure> {
     let all =
         net::interfaces().map_err(|error| Failure::system("cannot list the interfaces", &error))?;
     net::choose(&floor.interface, &all).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// Until keys exist, floors run only as open laboratories: said on the command line, and only where nobody outside can
-/// hear or be heard.
-fn open_lab(
-    floor: &Floor,
-    interface: &Interface,
-    is_given: bool,
-    command: &str,
-) -> Result<(), Failure> {
-    if !is_given {
-        return Err(Failure::Usage(format!(
-            "this version has no keys yet, so anyone on the network could forge notices; in a laboratory, say so with floorcast {command} --open-lab"
-        )));
-    }
+/// An open laboratory is where nobody outside can hear or be heard. That a floor is one is said on the command line, never
+/// by its file.
+fn open_lab(floor: &Floor, interface: &Interface) -> Result<(), Failure> {
     if interface.kind == InterfaceKind::Loopback {
         return Ok(());
     }
@@ -477,20 +570,17 @@ mod tests {
     #[test]
     fn open_lab_stays_in_the_lab() {
         let ordinary = wire(InterfaceKind::Ordinary);
-        assert!(open_lab(&floor("239.255.1.1:7000"), &ordinary, true, "send").is_ok());
-        assert!(open_lab(&floor("239.255.1.1:7000"), &ordinary, false, "send").is_err());
-        assert!(open_lab(&floor("239.1.1.1:7000"), &ordinary, true, "send").is_err());
-        assert!(open_lab(&floor("[ff13::7701]:7000"), &ordinary, true, "send").is_ok());
-        assert!(open_lab(&floor("[ff15::7701]:7000"), &ordinary, true, "send").is_err());
+        assert!(open_lab(&floor("239.255.1.1:7000"), &ordinary).is_ok());
+        assert!(open_lab(&floor("239.1.1.1:7000"), &ordinary).is_err());
+        assert!(open_lab(&floor("[ff13::7701]:7000"), &ordinary).is_ok());
+        assert!(open_lab(&floor("[ff15::7701]:7000"), &ordinary).is_err());
         assert!(
             open_lab(
                 &Floor {
                     ttl: 2,
                     ..floor("239.255.1.1:7000")
                 },
-                &ordinary,
-                true,
-                "send"
+                &ordinary
             )
             .is_err()
         );
@@ -501,13 +591,10 @@ mod tests {
                     ttl: 9,
                     ..floor("239.1.1.1:7000")
                 },
-                &loopback,
-                true,
-                "send"
+                &loopback
             )
             .is_ok()
         );
-        assert!(open_lab(&floor("239.1.1.1:7000"), &loopback, false, "send").is_err());
     }
 
     #[test]

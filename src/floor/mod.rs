@@ -4,10 +4,13 @@
 //! one line: file, line, what is wrong, what is allowed, what to do. It is read as a tree of TOML values with their
 //! places rather than into derived structs, because a derived reader words its errors for programmers.
 
+mod enrolment;
+mod protection;
 mod repair;
+mod roster;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,10 +23,12 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::keys::Enrolment;
 use crate::net::InterfaceSpec;
-use crate::wire::{FloorId, GroupId, NAME_BYTES_MAX, is_station_name};
+use crate::wire::{FloorId, GroupId, Lane, NAME_BYTES_MAX, is_station_name};
 
 pub use repair::RepairRules;
+pub use roster::{REMEMBER, REMEMBER_DEFAULT, RosterRules};
 
 /// Largest floor file, in bytes: 30,000 listed workstations fit, a video picked by mistake does not fill the memory.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -35,13 +40,6 @@ pub const GROUP_NAME_BYTES_MAX: usize = 32;
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// Hops a datagram may take where the file says nothing: 1 keeps it on its network segment.
 pub const TTL_DEFAULT: u8 = 1;
-/// How long a silent workstation stays expected where the file says nothing: longer than a restart, shorter than a
-/// shift.
-pub const REMEMBER_DEFAULT: Duration = Duration::from_secs(15 * 60);
-/// Bounds of [`RosterRules::remember`]: 10 s spans a few lost presences, 12 hours a shift; a roster
-/// cannot tell of more than 18.
-pub const REMEMBER: RangeInclusive<Duration> =
-    Duration::from_secs(10)..=Duration::from_secs(12 * 3_600);
 /// Rate of new data where the file says nothing, in bytes per second (200 Mbit/s): a fifth of a gigabit network, which
 /// telephones share.
 pub const DATA_RATE_DEFAULT: u64 = 25_000_000;
@@ -69,6 +67,10 @@ pub struct Floor {
     pub groups: Vec<Group>,
     /// Who is expected.
     pub roster: RosterRules,
+    /// Which keys its workstations have.
+    pub enrolment: Enrolment,
+    /// Lanes whose datagrams bear no signature.
+    pub unsigned: BTreeSet<Lane>,
 }
 
 /// A named audience and its multicast address.
@@ -108,24 +110,6 @@ impl Rates {
     }
 }
 
-/// Who is expected on the floor: those heard lately, and those listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RosterRules {
-    /// How long a workstation that fell silent stays expected, within [`REMEMBER`].
-    pub remember: Duration,
-    /// Station names that are expected in a group (by its name) even when never heard, in the file's order, none twice.
-    pub listed: BTreeMap<String, Vec<String>>,
-}
-
-impl Default for RosterRules {
-    fn default() -> Self {
-        Self {
-            remember: REMEMBER_DEFAULT,
-            listed: BTreeMap::new(),
-        }
-    }
-}
-
 /// Why a floor file cannot be used. Each is one sentence on one line, fit to be shown as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FloorError {
@@ -155,21 +139,16 @@ impl Floor {
     /// # Errors
     /// [`FloorError`], the first fault found.
     pub fn load(path: &Path) -> Result<Self, FloorError> {
+        Self::from_bytes(&read(path)?, path)
+    }
+
+    /// Reads the bytes of the floor file at `path`, which [`read`] gave.
+    ///
+    /// # Errors
+    /// [`FloorError`], the first fault found.
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, FloorError> {
         let shown = one_line(&path.display().to_string());
-        let whole = |what| FloorError::File {
-            path: shown.clone(),
-            what,
-        };
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|error| whole(why_unreadable(path, &error)))?;
-        if u64::try_from(bytes.len()).map_or(true, |len| len > FILE_BYTES_MAX) {
-            return Err(whole(format!(
-                "the file is longer than {FILE_BYTES_MAX} bytes, so it is no floor file; name another with --floor PATH"
-            )));
-        }
-        let text = std::str::from_utf8(&bytes).map_err(|error| not_utf8(&bytes, error, &shown))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, error, &shown))?;
         Self::parse(text, &shown)
     }
 
@@ -189,6 +168,27 @@ impl Floor {
             .ok()?;
         self.groups.get(at)
     }
+}
+
+/// The bytes of the floor file at `path`, whatever they say.
+///
+/// # Errors
+/// [`FloorError`] when they cannot be read, or are too many.
+pub fn read(path: &Path) -> Result<Vec<u8>, FloorError> {
+    let whole = |what| FloorError::File {
+        path: one_line(&path.display().to_string()),
+        what,
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| whole(why_unreadable(path, &error)))?;
+    if u64::try_from(bytes.len()).map_or(true, |len| len > FILE_BYTES_MAX) {
+        return Err(whole(format!(
+            "the file is longer than {FILE_BYTES_MAX} bytes, so it is no floor file; name another with --floor PATH"
+        )));
+    }
+    Ok(bytes)
 }
 
 /// Why a text is not the quantity it should be: one sentence, with what is allowed.
@@ -325,7 +325,16 @@ fn read_floor(text: &str) -> Result<Floor, Fault> {
         at: 0,
         entries: root.get_ref(),
     };
-    root.allow(&["floor", "groups", "rates", "repair", "flow", "roster"])?;
+    root.allow(&[
+        "floor",
+        "groups",
+        "rates",
+        "repair",
+        "flow",
+        "roster",
+        "enrolment",
+        "protection",
+    ])?;
     let floor = root.get("floor").ok_or_else(|| {
         Fault::missing(
             "there is no [floor] table; write a line [floor] and under it name = \"acme-support\"",
@@ -335,8 +344,9 @@ fn read_floor(text: &str) -> Result<Floor, Fault> {
     floor.allow(&["name", "interface", "ttl", "dscp"])?;
     let name = read_floor_name(&floor)?;
     let groups = read_groups(&root)?;
+    let id = FloorId::of(&name);
     Ok(Floor {
-        id: FloorId::of(&name),
+        id,
         name,
         interface: floor
             .get("interface")
@@ -360,7 +370,9 @@ fn read_floor(text: &str) -> Result<Floor, Fault> {
         repair: repair::read(root.get("repair"), root.get("flow"))?,
         roster: root
             .get("roster")
-            .map_or(Ok(RosterRules::default()), |it| read_roster(&it, &groups))?,
+            .map_or(Ok(RosterRules::default()), |it| roster::read(&it, &groups))?,
+        enrolment: enrolment::read(root.get("enrolment"), id)?,
+        unsigned: protection::read(root.get("protection"))?,
         groups,
     })
 }
@@ -428,87 +440,6 @@ fn read_interface(field: &Field<'_>) -> Result<InterfaceSpec, Fault> {
         quoted(text)
     );
     Err(Fault::at(field.at, what))
-}
-
-fn read_roster(roster: &Field<'_>, groups: &[Group]) -> Result<RosterRules, Fault> {
-    let section = roster.section("a line [roster] and under it remember = \"15m\"")?;
-    section.allow(&["remember", "listed"])?;
-    let remember = section
-        .get("remember")
-        .map_or(Ok(REMEMBER_DEFAULT), |it| read_remember(&it))?;
-    let mut listed = BTreeMap::new();
-    if let Some(field) = section.get("listed") {
-        let lists =
-            field.section("a line [roster.listed] and under it all = [\"ws-1\", \"ws-2\"]")?;
-        for list in lists.fields() {
-            if !groups.iter().any(|group| group.name == list.key) {
-                let known: Vec<_> = groups.iter().map(|group| group.name.as_str()).collect();
-                let what = format!(
-                    "[roster.listed] lists stations for group {}, but the file has no such group (it has {}); correct \
-                     the name, or add the group",
-                    quoted(list.key),
-                    shortened(&known.join(", ")),
-                );
-                return Err(Fault::at(list.at, what));
-            }
-            listed.insert(list.key.to_owned(), read_stations(&list)?);
-        }
-    }
-    Ok(RosterRules { remember, listed })
-}
-
-fn read_remember(field: &Field<'_>) -> Result<Duration, Fault> {
-    let text = field.text("\"15m\"")?;
-    let remember = parse_duration(text)
-        .map_err(|error| Fault::at(field.at, format!("in [roster], remember = {error}")))?;
-    if REMEMBER.contains(&remember) {
-        return Ok(remember);
-    }
-    let what = format!(
-        "in [roster], remember = {} is out of bounds; a silent workstation may stay expected for 10s to 12h; write \
-         \"15m\", or leave it out",
-        quoted(text)
-    );
-    Err(Fault::at(field.at, what))
-}
-
-fn read_stations(list: &Field<'_>) -> Result<Vec<String>, Fault> {
-    let DeValue::Array(values) = list.value else {
-        return Err(list.wrong_type("a list of station names", "write [\"ws-1\", \"ws-2\"]"));
-    };
-    let mut stations = Vec::with_capacity(values.len());
-    let mut seen = BTreeSet::new();
-    for value in values {
-        let station = Field {
-            table: &format!("a station of {}", list.path()),
-            key: "",
-            at: value.span().start,
-            value: value.get_ref(),
-        }
-        .text("\"ws-1\"")?
-        .to_owned();
-        let at = value.span().start;
-        if !is_station_name(&station) {
-            let what = format!(
-                "{} lists the station {}, which is {}, but a station's name is 1 to {NAME_BYTES_MAX} bytes without \
-                 control characters; write it as that workstation's --name has it",
-                list.path(),
-                quoted(&station),
-                odd_name(&station)
-            );
-            return Err(Fault::at(at, what));
-        }
-        if !seen.insert(station.clone()) {
-            let what = format!(
-                "{} lists the station {} twice; remove one of the two",
-                list.path(),
-                quoted(&station)
-            );
-            return Err(Fault::at(at, what));
-        }
-        stations.push(station);
-    }
-    Ok(stations)
 }
 
 /// What about a name (of a floor or a station) is not allowed.
@@ -769,7 +700,7 @@ fn shown_mac(ip: IpAddr) -> String {
     shown
 }
 
-const TABLES: &str = "[floor], [groups.NAME], [rates], [repair], [flow], [roster], [roster.listed]";
+const TABLES: &str = "[floor], [groups.NAME], [rates], [repair], [flow], [roster], [roster.listed], [enrolment], [enrolment.keys], [protection]";
 
 /// A table of the file: its name as written in brackets, without them, and empty for the file itself.
 struct Section<'a> {
@@ -991,6 +922,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const HEAD: &str = "[floor]\nname = \"acme\"\n";
@@ -1063,6 +996,10 @@ mod tests {
             },
             repair: RepairRules::default(),
             groups: vec![all],
+            enrolment: Enrolment {
+                known: BTreeMap::new(),
+                others: crate::keys::Others::FirstUse,
+            },
             roster: RosterRules {
                 remember: Duration::from_secs(900),
                 listed: BTreeMap::new(),

@@ -12,6 +12,9 @@ use crate::output::Failure;
 /// Longest file of keys that is read: the longest list of revoked keys, as text.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// The permissions, on Unix, of what only its owner may read.
+const OWN_MODE: u32 = 0o600;
+
 /// What a file holds, by the words of its first line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -20,6 +23,7 @@ pub(super) enum Kind {
     GroupKeys,
     Grant,
     Revocations,
+    FloorFile,
 }
 
 impl Kind {
@@ -30,6 +34,7 @@ impl Kind {
             Self::GroupKeys => "FLOORCAST GROUP KEYS",
             Self::Grant => "FLOORCAST GRANT",
             Self::Revocations => "FLOORCAST REVOCATIONS",
+            Self::FloorFile => "FLOORCAST FLOOR FILE",
         }
     }
 
@@ -40,15 +45,14 @@ impl Kind {
         match self {
             Self::PrivateKey => 0o077,
             Self::GroupKeys => 0o027,
-            Self::PublicKey | Self::Grant | Self::Revocations => 0,
+            Self::PublicKey | Self::Grant | Self::Revocations | Self::FloorFile => 0,
         }
     }
 
-    #[cfg(unix)]
     const fn mode(self) -> u32 {
         match self {
-            Self::PrivateKey | Self::GroupKeys => 0o600,
-            Self::PublicKey | Self::Grant | Self::Revocations => 0o644,
+            Self::PrivateKey | Self::GroupKeys => OWN_MODE,
+            Self::PublicKey | Self::Grant | Self::Revocations | Self::FloorFile => 0o644,
         }
     }
 }
@@ -59,24 +63,13 @@ impl Kind {
 /// [`Failure::Usage`] when it cannot be read, others may read what they should not, or it holds something else.
 pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
     let shown = path.display();
-    let unreadable = |error: io::Error| Failure::Usage(format!("{shown} cannot be read: {error}"));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
+    let Some(file) = open(path)? else {
+        return Ok(None);
     };
     // Windows keeps access lists, which no library of ours reads.
     #[cfg(unix)]
     refuse_open_secrets(&file, path, kind)?;
-    let mut text = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut text)
-        .map_err(unreadable)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::Usage(format!(
-            "{shown} is longer than {FILE_BYTES_MAX} bytes, so it is no file of keys; give the one that floorcast keys wrote"
-        )));
-    }
+    let text = read_all(file, path, FILE_BYTES_MAX)?;
     let (label, bytes) = pem_rfc7468::decode_vec(&text).map_err(|error| {
         Failure::Usage(format!(
             "{shown} is not a file that floorcast keys wrote, or was changed ({error}); take it from where it was made"
@@ -90,6 +83,43 @@ pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Zeroizing<Vec<u8>>>
         )));
     }
     Ok(Some(bytes))
+}
+
+/// The bytes of a file that is no PEM, up to a bound; `None` where there is no such file.
+///
+/// # Errors
+/// [`Failure::Usage`] when it cannot be read, or is longer.
+pub(super) fn read_bytes(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Failure> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    read_all(file, path, bytes_max).map(|mut bytes| Some(std::mem::take(&mut *bytes)))
+}
+
+fn open(path: &Path) -> Result<Option<File>, Failure> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn read_all(file: File, path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(bytes_max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(Failure::Usage(format!(
+            "{} is longer than {bytes_max} bytes, so it is no file of keys; give the one that floorcast wrote",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::Usage(format!("{} cannot be read: {error}", path.display()))
 }
 
 #[cfg(unix)]
@@ -119,15 +149,40 @@ fn refuse_open_secrets(file: &File, path: &Path, kind: Kind) -> Result<(), Failu
 /// # Errors
 /// [`Failure::Failed`] when the system does not take it; what was there is still there then.
 pub(super) fn replace(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), Failure> {
+    put(path, || write(&aside(path), kind, bytes))
+}
+
+/// As [`replace`], of a file that is no PEM and its owner's alone.
+///
+/// # Errors
+/// As there.
+pub(super) fn replace_bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    put(path, || write_new(&aside(path), OWN_MODE, bytes))?;
+    settle(path);
+    Ok(())
+}
+
+fn put(path: &Path, write: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
     let aside = aside(path);
     // What an earlier run left when it was cut off.
     let _ = fs::remove_file(&aside);
-    let failed = |error: io::Error| {
-        let _ = fs::remove_file(&aside);
-        Failure::Failed(format!("{} cannot be written: {error}", path.display()))
-    };
-    write(&aside, kind, bytes).map_err(failed)?;
-    fs::rename(&aside, path).map_err(failed)
+    write()
+        .and_then(|()| fs::rename(&aside, path))
+        .map_err(|error| {
+            let _ = fs::remove_file(&aside);
+            Failure::Failed(format!("{} cannot be written: {error}", path.display()))
+        })
+}
+
+/// Lets the name of a file that was just put there outlast a power cut; where folders cannot be synced, the system sees
+/// to it by itself, or nobody can.
+fn settle(path: &Path) {
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    }
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 /// Puts `bytes` into a new file.
@@ -142,7 +197,9 @@ pub(super) fn create(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), Failur
     let _ = fs::remove_file(&aside);
     let made = write(&aside, kind, bytes).and_then(|()| fs::hard_link(&aside, path));
     let _ = fs::remove_file(&aside);
-    made.map_err(failed)
+    made.map_err(failed)?;
+    settle(path);
+    Ok(())
 }
 
 fn aside(path: &Path) -> PathBuf {
@@ -155,15 +212,23 @@ fn write(path: &Path, kind: Kind, bytes: &[u8]) -> io::Result<()> {
     let text = pem_rfc7468::encode_string(kind.label(), LineEnding::LF, bytes)
         .map(Zeroizing::new)
         .map_err(io::Error::other)?;
+    write_new(path, kind.mode(), text.as_bytes())
+}
+
+#[cfg_attr(
+    not(unix),
+    expect(unused_variables, reason = "only Unix has permissions of three digits")
+)]
+fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(kind.mode());
+        options.mode(mode);
     }
     let mut file = options.open(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()
 }
 
@@ -195,4 +260,39 @@ pub(super) fn file_name_of(station: &str) -> String {
         }
     }
     name
+}
+
+/// Back from [`file_name_of`]; `None` for what it never makes.
+pub(super) fn station_of(file_name: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(file_name.len());
+    let mut rest = file_name.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            let digits = std::str::from_utf8(&digits).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|name| file_name_of(name) == file_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_station_s_name_comes_back_from_its_file_s() {
+        for name in ["sup-1", "Zoë@desk 4", "../x", "a%b", "."] {
+            let file = file_name_of(name);
+            assert!(!file.contains(['/', '.', ' ']), "{file}");
+            assert_eq!(station_of(&file).as_deref(), Some(name));
+        }
+        for bad in ["a b", "%", "%4", "%zz", "%61", "%FF", "a.b"] {
+            assert_eq!(station_of(bad), None, "{bad}");
+        }
+    }
 }

@@ -8,8 +8,16 @@
 //! | `group.keys` | what the floor's datagrams are protected with | everybody on the floor, nobody else |
 //! | `revoked.list` | keys that count no more | everybody |
 //! | `sources/NAME.key`, `.pub`, `.grant` | a source's key, and what it may say | that source |
+//!
+//! Beside the floor file stands what signs it, `floor.toml.sig`. What a machine remembers of a floor ([`Place`]) is in its
+//! state directory: whose word counts there, its own key, and which workstations it has met.
 
+mod access;
 mod files;
+mod known;
+mod sign;
+mod trust;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,13 +30,18 @@ use zeroize::Zeroizing;
 use crate::floor::Floor;
 use crate::keys::{
     Grant, GrantTerms, GroupKey, GroupKeys, KEY_BYTES, PrivateKey, PublicKey, Revocations,
-    Rotation, RotationError, SealError, SealInput, Status,
+    Rotation, RotationError, SealError, SealInput, StatementError, Status,
 };
-use crate::output::{Ending, Failure, PrintError, Printer};
+use crate::output::{Ending, Failure, PrintError, Printer, for_eyes};
 use crate::runtime::{self, Clock};
-use crate::wire::{GroupId, Lane};
+use crate::wire::{FloorId, GroupId, Lane};
 
 use files::Kind;
+
+pub use access::{Access, Protection, SignedFloor, Standing};
+pub use known::Known;
+pub use trust::Place;
+pub use watch::Watch;
 
 /// A passphrase, wiped when it goes.
 pub type Passphrase = Zeroizing<Vec<u8>>;
@@ -117,6 +130,45 @@ struct RevocationsShown {
     is_changed: bool,
 }
 
+/// The key of a workstation on this machine.
+#[derive(Serialize)]
+struct StationShown<'a> {
+    event: &'static str,
+    name: &'a str,
+    fingerprint: String,
+    key: String,
+    #[serde(rename = "changed")]
+    is_changed: bool,
+}
+
+/// Shows the key of the workstation called `name` on this machine, and makes it if there is none: it is what a floor file
+/// lists under `[enrolment.keys]`.
+///
+/// # Errors
+/// [`Failure`] when others may read it, it is damaged, or it cannot be made.
+pub fn show_station(place: &Place, name: &str, is_json: bool) -> Result<Ending, Failure> {
+    let (key, is_changed) = place.station_key(name)?;
+    let shown = StationShown {
+        event: "station",
+        name,
+        fingerprint: key.public().fingerprint(),
+        key: key.public().to_hex(),
+        is_changed,
+    };
+    // What JSON takes as a text, TOML does too.
+    let quoted = serde_json::to_string(name).unwrap_or_default();
+    let line = format!(
+        "{}: {}; in the floor file, under [enrolment.keys]:\n{quoted} = \"{}\"",
+        for_eyes(name),
+        shown.fingerprint,
+        shown.key
+    );
+    let mut printer = Printer::new(is_json);
+    print(&mut printer, &shown, &line)?;
+    printer.flush().or_else(PrintError::into_ending)?;
+    Ok(Ending::Done)
+}
+
 impl<'a> Keyring<'a> {
     /// The keys of `floor` in `folder`; `passphrase` opens its root, or is to seal it.
     pub fn new(
@@ -150,7 +202,7 @@ impl<'a> Keyring<'a> {
             self.root()?
         };
         let public = self.folder.join("root.pub");
-        match self.public_key(&public)? {
+        match read_public(&public)? {
             None => files::create(&public, Kind::PublicKey, &root.public().to_bytes())?,
             Some(key) if key == root.public() => {}
             Some(_) => {
@@ -231,7 +283,7 @@ impl<'a> Keyring<'a> {
         let root = self.root()?;
         let key = match whose {
             Revoked::Name(name) => self.granted_key(name, &root.public())?,
-            Revoked::Key(path) => self.public_key(path)?.ok_or_else(|| missing(path))?,
+            Revoked::Key(path) => read_public(path)?.ok_or_else(|| missing(path))?,
         };
         let list = self.revocations(&root.public())?;
         let longer = list
@@ -280,7 +332,7 @@ impl<'a> Keyring<'a> {
     /// [`Failure`] when something there cannot be read, or is not what the root has signed.
     pub fn show(mut self) -> Result<Ending, Failure> {
         let path = self.folder.join("root.pub");
-        let root = self.public_key(&path)?.ok_or_else(|| missing(&path))?;
+        let root = read_public(&path)?.ok_or_else(|| missing(&path))?;
         self.print_floor(&root, false)?;
         self.print_group_keys(&root, false)?;
         let list = self.revocations(&root)?;
@@ -333,50 +385,15 @@ impl<'a> Keyring<'a> {
 
     fn root(&self) -> Result<PrivateKey, Failure> {
         let path = self.folder.join("root.key");
-        let bytes = files::read(&path, Kind::PrivateKey)?.ok_or_else(|| missing(&path))?;
-        let passphrase = self.passphrase.as_ref().map(|it| it.as_slice());
-        PrivateKey::from_file_bytes(&bytes, passphrase).map_err(|error| {
-            let todo = match error {
-                SealError::NeedsPassphrase => "; give --passphrase or --passphrase-file",
-                SealError::WrongPassphrase => "; try again",
-                _ => "; take it from where it is kept",
-            };
-            Failure::Usage(format!("{}: {error}{todo}", path.display()))
-        })
-    }
-
-    fn public_key(&self, path: &Path) -> Result<Option<PublicKey>, Failure> {
-        let Some(bytes) = files::read(path, Kind::PublicKey)? else {
-            return Ok(None);
-        };
-        let bytes = <&[u8; KEY_BYTES]>::try_from(bytes.as_slice()).ok();
-        let key = bytes.and_then(PublicKey::from_bytes).ok_or_else(|| {
-            Failure::Usage(format!(
-                "{} holds no public key; give the one that floorcast keys wrote",
-                path.display()
-            ))
-        })?;
-        Ok(Some(key))
+        open_private(&path, self.passphrase.as_ref())?.ok_or_else(|| missing(&path))
     }
 
     fn stored_group_keys(&self, root: &PublicKey) -> Result<Option<GroupKeys>, Failure> {
-        let path = self.group_keys_path();
-        let Some(bytes) = files::read(&path, Kind::GroupKeys)? else {
-            return Ok(None);
-        };
-        GroupKeys::open(&bytes, root, self.floor.id)
-            .map(Some)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+        read_group_keys(&self.group_keys_path(), root, self.floor.id)
     }
 
     fn stored_revocations(&self, root: &PublicKey) -> Result<Option<Revocations>, Failure> {
-        let path = self.revoked_path();
-        let Some(bytes) = files::read(&path, Kind::Revocations)? else {
-            return Ok(None);
-        };
-        Revocations::open(&bytes, root, self.floor.id)
-            .map(Some)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+        read_revocations(&self.revoked_path(), root, self.floor.id)
     }
 
     fn revocations(&self, root: &PublicKey) -> Result<Revocations, Failure> {
@@ -390,18 +407,16 @@ impl<'a> Keyring<'a> {
         options: &GrantOptions,
     ) -> Result<(PublicKey, Option<PrivateKey>), Failure> {
         if let Some(path) = &options.key {
-            let key = self.public_key(path)?.ok_or_else(|| missing(path))?;
+            let key = read_public(path)?.ok_or_else(|| missing(path))?;
             return Ok((key, None));
         }
         let path = self.source_path(&options.name, "pub");
-        if let Some(key) = self.public_key(&path)? {
+        if let Some(key) = read_public(&path)? {
             return Ok((key, None));
         }
         // An earlier run may have been cut off between the two.
         let path = self.source_path(&options.name, "key");
-        if let Some(bytes) = files::read(&path, Kind::PrivateKey)? {
-            let key = PrivateKey::from_file_bytes(&bytes, None)
-                .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+        if let Some(key) = open_private(&path, None)? {
             return Ok((key.public(), None));
         }
         let private = draw_key()?;
@@ -582,6 +597,72 @@ fn is_as_good(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
         (name, key.to_bytes(), groups, lanes, statuses)
     };
     of(before) == of(wanted) && before.not_before <= now && rest >= period / 10 * 9
+}
+
+/// The private key in a file; `None` where there is no such file.
+fn open_private(
+    path: &Path,
+    passphrase: Option<&Passphrase>,
+) -> Result<Option<PrivateKey>, Failure> {
+    let Some(bytes) = files::read(path, Kind::PrivateKey)? else {
+        return Ok(None);
+    };
+    let passphrase = passphrase.map(|it| it.as_slice());
+    let key = PrivateKey::from_file_bytes(&bytes, passphrase).map_err(|error| {
+        let todo = match error {
+            SealError::NeedsPassphrase => "; give --passphrase or --passphrase-file",
+            SealError::WrongPassphrase => "; try again",
+            _ => "; take it from where it is kept",
+        };
+        Failure::Usage(format!("{}: {error}{todo}", path.display()))
+    })?;
+    Ok(Some(key))
+}
+
+/// The public key in a file; `None` where there is no such file.
+fn read_public(path: &Path) -> Result<Option<PublicKey>, Failure> {
+    let Some(bytes) = files::read(path, Kind::PublicKey)? else {
+        return Ok(None);
+    };
+    let bytes = <&[u8; KEY_BYTES]>::try_from(bytes.as_slice()).ok();
+    let key = bytes.and_then(PublicKey::from_bytes).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{} holds no public key; give the one that floorcast keys wrote",
+            path.display()
+        ))
+    })?;
+    Ok(Some(key))
+}
+
+fn read_group_keys(
+    path: &Path,
+    root: &PublicKey,
+    floor: FloorId,
+) -> Result<Option<GroupKeys>, Failure> {
+    let Some(bytes) = files::read(path, Kind::GroupKeys)? else {
+        return Ok(None);
+    };
+    let keys = GroupKeys::open(&bytes, root, floor).map_err(|error| unsound(path, &error))?;
+    Ok(Some(keys))
+}
+
+fn read_revocations(
+    path: &Path,
+    root: &PublicKey,
+    floor: FloorId,
+) -> Result<Option<Revocations>, Failure> {
+    let Some(bytes) = files::read(path, Kind::Revocations)? else {
+        return Ok(None);
+    };
+    let list = Revocations::open(&bytes, root, floor).map_err(|error| unsound(path, &error))?;
+    Ok(Some(list))
+}
+
+fn unsound(path: &Path, error: &StatementError) -> Failure {
+    Failure::Usage(format!(
+        "{}: {error}; fetch it anew from where it was signed",
+        path.display()
+    ))
 }
 
 fn missing(path: &Path) -> Failure {

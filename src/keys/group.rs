@@ -210,6 +210,11 @@ impl GroupKeys {
         self.keys.iter()
     }
 
+    /// From when on the newest of them is used: of two lists of keys, the one with the later is not the older.
+    pub fn newest_from(&self) -> u64 {
+        self.keys.last().map_or(0, |key| key.not_before)
+    }
+
     /// What to protect with at `now`: the newest key in use (R-GKEY-1).
     pub fn sending(&self, now: u64) -> Option<&GroupKey> {
         let in_use = |key: &&GroupKey| (key.not_before..key.not_after).contains(&now);

@@ -9,6 +9,7 @@
 
 mod cipher;
 mod credentials;
+mod floor_file;
 mod grant;
 mod group;
 mod revoked;
@@ -29,6 +30,7 @@ use crate::wire::FloorId;
 pub use crate::wire::Status;
 pub use cipher::{DatagramKey, NONCE_BYTES, PairKey, TAG_BYTES};
 pub use credentials::{Credentials, Enrolment, Others};
+pub use floor_file::{Changed, FloorFile};
 pub use grant::{Grant, GrantTerms, Refusal};
 pub use group::{GroupKey, GroupKeys, KeyId, Rotation, RotationError};
 pub use revoked::Revocations;
@@ -49,6 +51,7 @@ pub(crate) enum About {
     Revocations,
     GroupKeys,
     Train,
+    FloorFile,
 }
 
 impl About {
@@ -58,6 +61,7 @@ impl About {
             Self::Revocations => b"floorcast revocations\0",
             Self::GroupKeys => b"floorcast group keys\0",
             Self::Train => b"floorcast train\0",
+            Self::FloorFile => b"floorcast floor file\0",
         }
     }
 }
@@ -136,6 +140,23 @@ impl PublicKey {
     /// Its bytes.
     pub fn to_bytes(self) -> [u8; KEY_BYTES] {
         self.0.to_bytes()
+    }
+
+    /// Its bytes as 64 hexadecimal digits, as a floor file lists them.
+    pub fn to_hex(self) -> String {
+        let bytes = self.to_bytes();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Back from [`to_hex`](Self::to_hex), in capitals too; `None` as for [`from_bytes`](Self::from_bytes).
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let digits: Option<Vec<u32>> = digits.chars().map(|c| c.to_digit(16)).collect();
+        let digits: [u32; 2 * KEY_BYTES] = digits?.try_into().ok()?;
+        let mut bytes = [0; KEY_BYTES];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::try_from(pair[0] << 4 | pair[1]).ok()?;
+        }
+        Self::from_bytes(&bytes)
     }
 
     /// What two people compare: the first 80 bits of the key's SHA-256, in groups of four hexadecimal digits.
@@ -260,6 +281,20 @@ fn open<'a>(
     root: &PublicKey,
     floor: FloorId,
 ) -> Result<Reader<'a>, StatementError> {
+    let (of, reader) = open_any(signed, about, root)?;
+    if of == floor {
+        Ok(reader)
+    } else {
+        Err(StatementError::Floor)
+    }
+}
+
+/// As [`open`], of whichever floor it says it is.
+fn open_any<'a>(
+    signed: &'a [u8],
+    about: About,
+    root: &PublicKey,
+) -> Result<(FloorId, Reader<'a>), StatementError> {
     let (statement, signature) = signed
         .split_last_chunk::<SIGNATURE_BYTES>()
         .ok_or(StatementError::Damaged("signature"))?;
@@ -268,12 +303,10 @@ fn open<'a>(
         FORMAT => {}
         other => return Err(StatementError::Format(other)),
     }
-    let of = reader.u32("floor")?;
-    if !root.has_signed(about, statement, signature) {
-        return Err(StatementError::Unsigned);
+    let floor = FloorId(reader.u32("floor")?);
+    if root.has_signed(about, statement, signature) {
+        Ok((floor, reader))
+    } else {
+        Err(StatementError::Unsigned)
     }
-    if of != floor.0 {
-        return Err(StatementError::Floor);
-    }
-    Ok(reader)
 }

@@ -136,7 +136,7 @@ fn a_signature_is_about_one_kind_of_statement() {
     let statement = begin(FLOOR);
     let signed = sign(&root(), About::Revocations, statement);
     assert!(open(&signed, About::Revocations, &root().public(), FLOOR).is_ok());
-    for about in [About::Grant, About::GroupKeys] {
+    for about in [About::Grant, About::GroupKeys, About::FloorFile] {
         let answer = open(&signed, about, &root().public(), FLOOR).map(drop);
         assert_eq!(answer, Err(StatementError::Unsigned));
     }
@@ -157,6 +157,32 @@ fn a_revoked_key_stays_revoked() {
     let open = |bytes: &[u8]| Revocations::open(bytes, &root().public(), FLOOR);
     assert_eq!(open(longer.to_bytes()), Ok(longer.clone()));
     holds_only_as_it_is(longer.to_bytes(), open);
+}
+
+#[test]
+fn a_floor_file_is_what_was_signed() {
+    let contents = b"[floor]\nname = \"t\"\n";
+    let file = FloorFile::sign(&root(), FLOOR, u64::MAX, NOW, contents);
+    let open = |bytes: &[u8]| FloorFile::open(bytes, &root().public());
+    assert_eq!(open(file.to_bytes()), Ok(file.clone()));
+    assert_eq!(
+        (file.floor(), file.edition(), file.issued()),
+        (FLOOR, u64::MAX, NOW)
+    );
+    holds_only_as_it_is(file.to_bytes(), open);
+    let other = FloorFile::open(file.to_bytes(), &key(2).public());
+    assert_eq!(other, Err(StatementError::Unsigned));
+    // And each bit of the file itself, each end cut off, something behind it.
+    assert_eq!(file.verify(contents), Ok(()));
+    for at in 0..contents.len() * 8 {
+        let mut changed = contents.to_vec();
+        changed[at / 8] ^= 1 << (at % 8);
+        assert_eq!(file.verify(&changed), Err(Changed), "bit {at}");
+    }
+    for len in 0..contents.len() {
+        assert_eq!(file.verify(&contents[..len]), Err(Changed), "{len} bytes");
+    }
+    assert_eq!(file.verify(&[&contents[..], b"\n"].concat()), Err(Changed));
 }
 
 #[test]

@@ -71,6 +71,11 @@ def main(path):
         fields += bytes.fromhex(key["key"])
     signed("group_keys", b"floorcast group keys", fields)
 
+    floor_file = vectors["floor_file"]
+    fields = struct.pack(">QQ", floor_file["edition"], floor_file["issued"])
+    fields += hashlib.sha256(floor_file["contents"].encode()).digest()
+    signed("floor_file", b"floorcast floor file", fields)
+
     sealed = vectors["sealed"]
     salt, nonce = bytes.fromhex(sealed["salt"]), bytes.fromhex(sealed["nonce"])
     before = struct.pack(">BBIB", 1, 1, 65_536, 3) + salt + nonce
