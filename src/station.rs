@@ -587,7 +587,11 @@ impl Station {
         if let Some(guard) = &mut self.guard
             && (batch.len() > already || guard.poll_timeout() <= now)
         {
+            let (datagrams, bytes) = (batch.len(), batch.bytes_from(already));
             guard.seal(now, batch, already);
+            let added = batch.len().saturating_sub(datagrams);
+            let longer = batch.bytes_from(already).saturating_sub(bytes);
+            self.endpoint.count_sealed(added, longer);
         }
     }
 

@@ -825,8 +825,13 @@ fn exercise(bytes: &[u8]) {
             Message::Scouts(scouts) => {
                 let _ = scouts.contains(SourceId(1));
             }
-            Message::Squelch(_) | Message::Pace(_) | Message::RollCall(_) | Message::Unknown(_) => {
-            }
+            Message::Squelch(_)
+            | Message::Pace(_)
+            | Message::RollCall(_)
+            | Message::AddressCheck(_)
+            | Message::AddressEcho(_)
+            | Message::Grant(_)
+            | Message::Unknown(_) => {}
         }
     }
 }

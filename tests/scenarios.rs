@@ -1106,6 +1106,7 @@ fn notice_overhead_bytes() -> usize {
         sent_ns: 0,
         expires_ns: None,
         confirm: true,
+        status: floorcast::wire::Status::Actual,
         text: String::new().into(),
     };
     notice.encode().expect("a good notice").len()

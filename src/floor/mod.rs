@@ -1000,6 +1000,7 @@ mod tests {
                 known: BTreeMap::new(),
                 others: crate::keys::Others::FirstUse,
             },
+            unsigned: BTreeSet::new(),
             roster: RosterRules {
                 remember: Duration::from_secs(900),
                 listed: BTreeMap::new(),

@@ -24,7 +24,7 @@ impl Budget {
     }
 }
 
-/// False signatures, and who brought them. A check takes some 50 us.
+/// False signatures, and who brought them (R-PROOF-4). A check takes some 50 us.
 #[derive(Debug, Default)]
 pub(super) struct Forgeries {
     abroad: BTreeMap<IpAddr, Budget>,
@@ -114,7 +114,7 @@ fn take(budget: &mut Budget, now: Timestamp, (each_ns, burst): (u64, u64)) -> bo
 
 /// Our signatures. Each is checked by every receiver, so that a source which signs each datagram of 10,000 a second by itself
 /// would keep half a core of every workstation busy. Small trains are 2,000 a second at most, a tenth of a core, and go at
-/// once where 16 have not gone before; half-full ones are free.
+/// once where 16 have not gone before; half-full ones are free (R-TRAIN-5).
 #[derive(Debug, Default)]
 pub(super) struct Signatures(Budget);
 

@@ -62,7 +62,7 @@ const GRANT_FIRST_NS: u64 = 250_000;
 const GRANT_LAST_NS: u64 = 1_000_000_000;
 /// Numbers from here on are the guard's own datagrams; a station never comes so far.
 const OWN_NUMBERS: u64 = 1 << 63;
-/// Smallest datagram of a protected floor: its proofs take up to 229 bytes, and a heartbeat, the scouts and something to say
+/// Smallest datagram of a protected floor (R-SEAL-3): its proofs take up to 229 bytes, and a heartbeat, the scouts and something to say
 /// have to fit beside them.
 pub const DATAGRAM_BYTES_MIN: usize = 576;
 
@@ -807,7 +807,7 @@ impl Guard {
         }
     }
 
-    /// Answers whoever asks where we are: as many bytes as were asked with.
+    /// Answers whoever asks where we are: as many bytes as were asked with (R-ADDR-1).
     fn answer(&mut self, from: SocketAddr, asker: SourceId, check: AddressCheck) {
         if (check.station, check.session) == (self.source, self.session)
             && self.answers.len() < ANSWERS_MAX

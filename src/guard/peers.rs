@@ -65,7 +65,7 @@ impl Peer {
     }
 }
 
-/// Which numbers have come: a window that slides with the highest (RFC 6479).
+/// Which numbers have come: a window that slides with the highest (R-PROOF-3, RFC 6479).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Window {
     /// One after the highest.

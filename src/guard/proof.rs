@@ -1,4 +1,4 @@
-//! What stands behind the messages of a sealed datagram: whose word they are, and how that is shown (PROTOCOL.md 2.18).
+//! What stands behind the messages of a sealed datagram: whose word they are, and how that is shown (PROTOCOL.md 2.2).
 
 use crate::keys::{KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES};
 

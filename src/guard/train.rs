@@ -1,5 +1,5 @@
 //! One signature for a train of datagrams: a Merkle tree over them (Merkle, CRYPTO '87), of which each carries its path, so
-//! that each is checked alone, in any order, and after any loss.
+//! that each is checked alone, in any order, and after any loss (R-TRAIN-1).
 
 use sha2::{Digest as _, Sha256};
 

@@ -426,6 +426,12 @@ impl Endpoint {
         batch.len() > before
     }
 
+    /// What was written was sealed: by so many datagrams it has become more, and by so many bytes.
+    pub const fn count_sealed(&mut self, datagrams: usize, bytes: usize) {
+        self.out.stats.datagrams_sent += datagrams as u64;
+        self.out.stats.bytes_sent += bytes as u64;
+    }
+
     /// What happened next, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.out.pop()

@@ -54,6 +54,12 @@ impl TransmitBatch {
         self.datagrams.is_empty()
     }
 
+    /// Bytes of its datagrams from the `index`-th on.
+    pub fn bytes_from(&self, index: usize) -> usize {
+        let datagrams = self.datagrams.iter().skip(index);
+        datagrams.map(|(_, range)| range.len()).sum()
+    }
+
     /// Empties it, keeping its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -18,6 +18,11 @@ use std::time::Duration;
 /// Longest wait for one line or for an end. Only a failure takes this long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Whether the floors of this program of tests are protected: `protected.rs` runs the tests of `loopback.rs` so.
+pub(crate) const IS_PROTECTED: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"protected");
+/// Who sends on a protected floor where a test names nobody.
+pub(crate) const SOURCE: &str = "sup-1";
+
 /// A folder with a floor file, whose groups nobody else on this machine uses. Its interface is the loopback and its ttl
 /// is 0: nothing leaves the machine, whatever a test does.
 pub(crate) struct Lab {
@@ -48,7 +53,37 @@ impl Lab {
     pub(crate) fn from_text(text: impl AsRef<[u8]>) -> Self {
         let directory = tempfile::tempdir().expect("a folder for a test");
         fs::write(directory.path().join("floor.toml"), text).expect("a floor file");
-        Self { directory }
+        let lab = Self { directory };
+        // A demonstration needs no floor.
+        if IS_PROTECTED && fs::metadata(lab.file("floor.toml")).is_ok_and(|file| file.len() > 0) {
+            lab.sign();
+        }
+        lab
+    }
+
+    /// Gives the floor keys, one source and a signature.
+    pub(crate) fn sign(&self) {
+        self.keys(&["keys", "init"]);
+        self.grant(SOURCE);
+        self.keys(&["floor", "sign"]);
+    }
+
+    /// Lets `name` send whatever it likes.
+    pub(crate) fn grant(&self, name: &str) {
+        let lanes = ["--lane", "emergency", "--lane", "routine", "--lane", "bulk"];
+        self.keys(
+            &[
+                &["keys", "grant", "--every-group"],
+                &lanes[..],
+                &["--", name],
+            ]
+            .concat(),
+        );
+    }
+
+    fn keys(&self, args: &[&str]) {
+        let ended = Running::start(self.bare_command(args)).end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
     }
 
     /// The folder that programs start in, and find floor.toml in.
@@ -61,8 +96,26 @@ impl Lab {
         self.path().join(name)
     }
 
-    /// `floorcast` with `args`, seeing nothing of this machine's user but what stands in the folder.
+    /// `floorcast` with `args`, seeing nothing of this machine's user but what stands in the folder. On a protected floor
+    /// `--open-lab` is left out, and whoever sends has a grant.
     pub(crate) fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
+        if !IS_PROTECTED {
+            return self.bare_command(args);
+        }
+        let mut args: Vec<&OsStr> = args.iter().map(AsRef::as_ref).collect();
+        args.retain(|arg| *arg != "--open-lab");
+        if args.first().is_some_and(|command| *command == "send") {
+            match args.iter().position(|arg| *arg == "--name") {
+                Some(at) => self.grant(args[at + 1].to_str().expect("a name")),
+                None => args
+                    .splice(1..1, ["--name".as_ref(), SOURCE.as_ref()])
+                    .for_each(drop),
+            }
+        }
+        self.bare_command(&args)
+    }
+
+    fn bare_command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
         command
             .args(args)
