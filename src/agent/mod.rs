@@ -15,7 +15,7 @@ use crate::capture::{Capture, Recorded};
 use crate::floor::Floor;
 use crate::keyring::{Protection, Watch};
 use crate::net::{Interface, IoModes};
-use crate::notice::NoticeId;
+use crate::notice::{NoticeError, NoticeId};
 use crate::output::{self, Ending, Failure, Line, NoticeLine, PrintError, Printer, for_eyes};
 use crate::proto::{self, Join, Origin};
 use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
@@ -323,14 +323,7 @@ impl<'a> Show<'a> {
             } => self.lost(*origin, *stream, *seqs),
             StationEvent::NameConflict { from } => self.conflict(*from),
             StationEvent::Unreadable { at, error } => {
-                self.unreadable += 1;
-                if self.unreadable.is_power_of_two() {
-                    tracing::warn!(
-                        count = self.unreadable,
-                        "a message of {} cannot be read: {error}",
-                        at.origin.source
-                    );
-                }
+                self.unreadable(at.origin, *error);
                 Ok(())
             }
             StationEvent::Refused { at, id, claim } => {
@@ -356,6 +349,17 @@ impl<'a> Show<'a> {
             | StationEvent::PaceLeft { .. }
             | StationEvent::PaceRejoined { .. }
             | StationEvent::Evicted { .. } => Ok(()),
+        }
+    }
+
+    fn unreadable(&mut self, origin: Origin, error: NoticeError) {
+        self.unreadable += 1;
+        if self.unreadable.is_power_of_two() {
+            tracing::warn!(
+                count = self.unreadable,
+                "a message of {} cannot be read: {error}",
+                origin.source
+            );
         }
     }
 

@@ -141,6 +141,8 @@ pub struct Guard {
     own: Option<(KeyId, DatagramKey)>,
     peers: BTreeMap<SourceId, Peer>,
     grants: BTreeMap<SourceId, Grant>,
+    /// The keys of those who were taken at first sight.
+    first_used: BTreeMap<SourceId, PublicKey>,
     verdicts: Verdicts,
     forgeries: Forgeries,
     enrolments: Enrolments,
@@ -242,6 +244,7 @@ impl Guard {
             own: None,
             peers: BTreeMap::new(),
             grants: BTreeMap::new(),
+            first_used: BTreeMap::new(),
             verdicts,
             forgeries: Forgeries::default(),
             enrolments: Enrolments::default(),
@@ -322,7 +325,7 @@ impl Guard {
             Proof::Group => self.check_group(&header)?,
             Proof::Train(proof) => self.check_train(now, from, &header, &proof, &digest)?,
             Proof::Pair { mark, time_ms, key } => {
-                self.check_mark(now, &header, &key, time_ms, &mark, &digest)?
+                self.check_mark((now, from), &header, &key, time_ms, &mark, &digest)?
             }
         };
         for message in decoded.messages() {
@@ -521,7 +524,7 @@ impl Guard {
     /// Whether the mark is that of the station whose key it names (R-PAIR-2).
     fn check_mark(
         &mut self,
-        now: Timestamp,
+        (now, from): (Timestamp, SocketAddr),
         header: &Header,
         key: &[u8; KEY_BYTES],
         time_ms: u64,
@@ -550,13 +553,14 @@ impl Guard {
             };
         }
         // Somebody new: as much work as a signature.
-        if !self.enrolments.may_meet(now) {
+        if !self.forgeries.may_check(now, from, false) {
             return Err(Discard::Throttled);
         }
         let pair = PairKey::new(&self.credentials.key, &key, self.floor);
         if is_same(&pair) {
             Ok(found)
         } else {
+            self.forgeries.found(now, from, false);
             Err(Discard::Forged)
         }
     }
@@ -601,7 +605,12 @@ impl Guard {
         granted: Option<PublicKey>,
     ) -> Result<PublicKey, Discard> {
         let enrolment = &self.credentials.enrolment;
-        let known = granted.or_else(|| enrolment.known.get(&station).copied());
+        let known = if station == self.source {
+            Some(self.own_public)
+        } else {
+            let listed = enrolment.known.get(&station);
+            granted.or(listed.or_else(|| self.first_used.get(&station)).copied())
+        };
         let is_taken = match known {
             Some(known) => known == shown,
             None => enrolment.others == Others::FirstUse,
@@ -700,31 +709,8 @@ impl Guard {
         header: &Header,
         found: &Found,
     ) -> Result<(), Discard> {
-        let is_known = self.peers.contains_key(&header.source);
-        if !is_known {
-            if !self.enrolments.may_meet(now) {
-                return Err(Discard::Throttled);
-            }
-            if self.peers.len() >= PEERS_MAX {
-                let long_ago = 2 * CLOCKS_APART_MS * 1_000_000;
-                self.peers
-                    .retain(|_, peer| now.nanos_since(peer.heard) < long_ago);
-                if self.peers.len() >= PEERS_MAX {
-                    return Err(Discard::Sources);
-                }
-            }
-            let known = &mut self.credentials.enrolment.known;
-            if !self.grants.contains_key(&header.source) && !known.contains_key(&header.source) {
-                if known.len() >= ENROLLED_MAX {
-                    return Err(Discard::Sources);
-                }
-                known.insert(header.source, found.key);
-                self.met.push_back(Met {
-                    station: header.source,
-                    key: found.key,
-                    is_taken: true,
-                });
-            }
+        if !self.peers.contains_key(&header.source) {
+            self.make_room(now, header.source, found.key)?;
         }
         let new = |newest_ms| Peer::new(header.session, found.key, newest_ms, now, from);
         let peer = self.peers.entry(header.source).or_insert_with(|| new(0));
@@ -733,6 +719,45 @@ impl Guard {
             *peer = new(0);
         } else if peer.session != header.session {
             *peer = new(peer.newest_ms);
+        }
+        Ok(())
+    }
+
+    /// Makes room for a station that is new. Whom the root or the floor's list vouches for is always met: a member of the floor
+    /// that invents names fills the place of other strangers only.
+    fn make_room(
+        &mut self,
+        now: Timestamp,
+        station: SourceId,
+        key: PublicKey,
+    ) -> Result<(), Discard> {
+        let is_vouched = |station: &SourceId| {
+            self.grants.contains_key(station)
+                || self.credentials.enrolment.known.contains_key(station)
+        };
+        let is_welcome = is_vouched(&station);
+        if !is_welcome && !self.enrolments.may_meet(now) {
+            return Err(Discard::Throttled);
+        }
+        if self.peers.len() >= PEERS_MAX {
+            let long_ago = 2 * CLOCKS_APART_MS * 1_000_000;
+            let strangers = self.peers.iter().filter(|(id, _)| !is_vouched(id));
+            let longest_silent = strangers.min_by_key(|(_, peer)| peer.heard);
+            let leaves = longest_silent
+                .filter(|(_, peer)| is_welcome || now.nanos_since(peer.heard) >= long_ago);
+            let leaves = leaves.map(|(&id, _)| id).ok_or(Discard::Sources)?;
+            self.peers.remove(&leaves);
+        }
+        if !is_welcome && !self.first_used.contains_key(&station) {
+            if self.first_used.len() >= ENROLLED_MAX {
+                return Err(Discard::Sources);
+            }
+            self.first_used.insert(station, key);
+            self.met.push_back(Met {
+                station,
+                key,
+                is_taken: true,
+            });
         }
         Ok(())
     }
