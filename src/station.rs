@@ -369,6 +369,16 @@ impl Station {
         self.endpoint.set_group_size(receivers);
     }
 
+    /// Asks everybody who has what was published for a receipt that proves it to others, too (R-RCPT-1). The guard keeps them.
+    pub fn ask_receipts(&mut self) {
+        for &stream in &self.published {
+            let to = Destination::Group(stream.group());
+            self.endpoint.send_control(to, |writer| {
+                writer.ask_receipts(stream);
+            });
+        }
+    }
+
     /// Asks the groups `via` who is on `group`.
     pub fn call_roll(&mut self, now: Timestamp, group: GroupId, via: &[GroupId]) {
         self.roster.call(now, group, via);

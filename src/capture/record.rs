@@ -101,6 +101,8 @@ records! {
     18 GroupSize { receivers: u64 }
     /// `Station::handle_opened`.
     19 Opened { now: Timestamp, from: SocketAddr, opened: Opened }
+    /// `Station::ask_receipts`.
+    20 AskReceipts { }
     /// The last: `missed` inputs were not recorded, because the file had reached its bound.
     16 End { missed: u64 }
 }
@@ -122,6 +124,7 @@ impl Record {
             | Self::Tally { .. }
             | Self::Publish { .. }
             | Self::Opened { .. }
+            | Self::AskReceipts { .. }
             | Self::GroupSize { .. } => true,
             Self::Program { .. }
             | Self::Transmitted { .. }

@@ -117,6 +117,12 @@ impl Recorded {
         self.station.set_group_size(receivers);
     }
 
+    /// [`Station::ask_receipts`].
+    pub fn ask_receipts(&mut self) {
+        self.record(|| Record::AskReceipts {});
+        self.station.ask_receipts();
+    }
+
     /// [`Station::call_roll`].
     pub fn call_roll(&mut self, now: Timestamp, group: GroupId, via: &[GroupId]) {
         self.record(|| Record::CallRoll {

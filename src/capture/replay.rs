@@ -444,6 +444,7 @@ impl Replayed {
             Record::Opened { now, from, opened } => {
                 let _ = station.handle_opened(now, from, opened);
             }
+            Record::AskReceipts {} => station.ask_receipts(),
             Record::Timeout { now } => station.handle_timeout(now),
             Record::Broadcast {
                 now,
@@ -508,6 +509,7 @@ const fn time_of(record: &Record) -> Option<Timestamp> {
         | Record::Transmitted { now, .. } => Some(*now),
         Record::Program { .. }
         | Record::Resume { .. }
+        | Record::AskReceipts { .. }
         | Record::Remember { .. }
         | Record::GroupSize { .. }
         | Record::Events { .. }

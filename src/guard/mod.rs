@@ -12,6 +12,7 @@
 mod budget;
 mod peers;
 mod proof;
+mod receipt;
 mod sealing;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use peers::{Peer, TRAINS_MAX};
 use proof::{GRANTED_BYTES_MAX, KEYED_BYTES_MAX, Proof, TrainProof};
 use train::{Checked, Claim, NODE_BYTES, TRAIN_LEN_MAX, Tree};
 
+pub use receipt::{Proven, prove};
 pub use verdicts::Verdicts;
 
 /// How far a signer's clock may be from ours, milliseconds: what Kerberos allows (RFC 4120, section 5.5.1), so what a Windows
@@ -156,6 +158,7 @@ pub struct Guard {
     answers: VecDeque<(SocketAddr, Address)>,
     telling: BTreeMap<GroupId, Telling>,
     met: VecDeque<Met>,
+    receipts: receipt::Receipts,
 }
 
 /// When a group is told our grant next.
@@ -257,6 +260,7 @@ impl Guard {
             answers: VecDeque::new(),
             telling: BTreeMap::new(),
             met: VecDeque::new(),
+            receipts: receipt::Receipts::default(),
         })
     }
 
@@ -282,6 +286,11 @@ impl Guard {
     /// Who has shown a key since this was asked last.
     pub fn poll_met(&mut self) -> Option<Met> {
         self.met.pop_front()
+    }
+
+    /// The receipts that came, the last of each station for each stream; [`prove`] tells what each of them proves.
+    pub fn receipts(&self) -> impl Iterator<Item = (SourceId, StreamId, &Bytes)> {
+        self.receipts.iter()
     }
 
     /// Opens a datagram; `None` when it was for the guard alone.
@@ -333,6 +342,9 @@ impl Guard {
         }
         self.enter(now, from, &header, &found)?;
         match first {
+            Some(Message::Report(report)) if report.is_receipt && report.source == self.source => {
+                self.receipts.keep(header.source, report.stream, &opened);
+            }
             Some(Message::AddressCheck(check)) => self.answer(from, header.source, check),
             Some(Message::AddressEcho(check)) => self.heed_echo(from, header.source, check)?,
             _ => {}
@@ -696,6 +708,7 @@ impl Guard {
                 let is_its_name = SourceId::of(self.floor, presence.name) == header.source;
                 only_if(is_signed && is_its_name)
             }
+            Message::Report(report) if !report.is_receipt => only_if(found.shown != Shown::Nothing),
             Message::Report(_) | Message::RollCall(_) | Message::Roster(_) => only_if(is_signed),
             Message::Unknown(_) => only_if(is_signed),
         }

@@ -122,10 +122,15 @@ impl Guard {
             return Proving::Signed;
         };
         let unsigned = &self.credentials.unsigned;
-        match decoded.messages().next() {
-            Some(
-                Message::Nack(wire::Nack { source, .. }) | Message::Need(wire::Need { source, .. }),
-            ) if self.peers.contains_key(&source) => Proving::Marked(source),
+        let asked = match decoded.messages().next() {
+            Some(Message::Nack(nack)) => Some(nack.source),
+            Some(Message::Need(need)) => Some(need.source),
+            // Ten thousand a second may come to a source; signatures would keep it busy.
+            Some(Message::Report(report)) if !report.is_receipt => Some(report.source),
+            _ => None,
+        };
+        match asked {
+            Some(source) if self.peers.contains_key(&source) => Proving::Marked(source),
             _ if unsigned.is_empty() => Proving::Signed,
             _ => {
                 let may_be = |message: Message<'_>| {

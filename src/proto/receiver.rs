@@ -405,7 +405,7 @@ impl Receiver {
             .streams
             .get_mut(&ask.stream)
             .ok_or(Discard::NotOurs)?;
-        reception.handle_ask(now, path, &mut self.rng);
+        reception.handle_ask(now, ask.wants_receipts, path, &mut self.rng);
         Ok(())
     }
 
@@ -596,7 +596,11 @@ impl Receiver {
                     let (joined, through) = (reception.joined, reception.through());
                     let missed = reception.missed();
                     let bytes = batch.write(to, identity, |writer| {
-                        writer.report(&about, joined, through, missed, reception.lost());
+                        if reception.owes_receipt {
+                            writer.receipt(&about, joined, through, missed, reception.lost());
+                        } else {
+                            writer.report(&about, joined, through, missed, reception.lost());
+                        }
                     });
                     self.answers.spend(now, bytes);
                     reception.mark_reported(now);

@@ -84,6 +84,8 @@ pub(super) struct Reception {
     /// How long a repair takes to come here.
     answer_ns: u64,
     report_due: Timestamp,
+    /// The next report is to prove what it says (R-RCPT-1).
+    pub(super) owes_receipt: bool,
     reported: Timestamp,
     /// How far we were then.
     reported_through: SeqNo,
@@ -138,6 +140,7 @@ impl Reception {
             answered: Timestamp::ZERO,
             answer_ns: 0,
             report_due: Timestamp::FAR_FUTURE,
+            owes_receipt: false,
             reported: Timestamp::ZERO,
             reported_through: SeqNo::ZERO,
             is_report_urgent: false,
@@ -161,6 +164,7 @@ impl Reception {
             is_synced: true,
             lost: from.lost.into_iter().take(LOST_RUNS_MAX).collect(),
             report_due: now,
+            owes_receipt: false,
             ..Self::new(stream, from.next, len_max)
         }
     }
@@ -799,7 +803,14 @@ impl Reception {
     }
 
     /// The source asks for a report (R-REP-4).
-    pub(super) fn handle_ask(&mut self, now: Timestamp, path: Path, rng: &mut Rng) {
+    pub(super) fn handle_ask(
+        &mut self,
+        now: Timestamp,
+        wants_receipt: bool,
+        path: Path,
+        rng: &mut Rng,
+    ) {
+        self.owes_receipt |= wants_receipt;
         let spread = rng.below(report_spread_ns(path));
         self.report_due = self
             .report_due
@@ -820,6 +831,7 @@ impl Reception {
 
     pub(super) fn mark_reported(&mut self, now: Timestamp) {
         self.reported = now;
+        self.owes_receipt = false;
         self.reported_through = self.through();
         self.report_due = Timestamp::FAR_FUTURE;
         self.is_report_urgent = false;

@@ -38,6 +38,7 @@ pub(super) const FLAG_SUPERSEDED: u8 = 0x01;
 pub(super) const FLAG_BEHIND: u8 = 0x01;
 pub(super) const FLAG_LEAVING: u8 = 0x01;
 pub(super) const FLAG_LAST: u8 = 0x01;
+pub(super) const FLAG_RECEIPT: u8 = 0x01;
 pub(super) const SEGMENT_BEGIN: u8 = 0x01;
 pub(super) const SEGMENT_END: u8 = 0x02;
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4;
@@ -474,6 +475,8 @@ pub struct Report<'a> {
     pub through: SeqNo,
     /// Numbers that the station missed, whether they came after all or were given up, modulo 2^32 (R-REP-5).
     pub missed: u32,
+    /// It is to prove what it says to others, too (R-RCPT-1).
+    pub is_receipt: bool,
     lost: &'a [u8],
 }
 
@@ -492,12 +495,13 @@ impl<'a> Report<'a> {
             .ok_or(DecodeError::Field("lost range"))
     }
 
-    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+    fn read(reader: &mut Reader<'a>, flags: u8) -> Result<Self, DecodeError> {
         let mut this = Self {
             source: SourceId(reader.u64()?),
             session: SessionId(reader.u64()?),
             stream: reader.stream()?,
             echo: Echo::read(reader)?,
+            is_receipt: flags & FLAG_RECEIPT != 0,
             joined: reader.seq()?,
             through: reader.seq()?,
             missed: reader.u32()?,
@@ -524,6 +528,8 @@ impl<'a> Report<'a> {
 pub struct Ask<'a> {
     /// About which stream.
     pub stream: StreamId,
+    /// The reports are to prove what they say to others, too.
+    pub wants_receipts: bool,
     stations: &'a [u8],
 }
 
@@ -539,9 +545,10 @@ impl<'a> Ask<'a> {
         self.stations.is_empty() || self.stations().any(|asked| asked == station)
     }
 
-    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+    fn read(reader: &mut Reader<'a>, flags: u8) -> Result<Self, DecodeError> {
         Ok(Self {
             stream: reader.stream()?,
+            wants_receipts: flags & FLAG_RECEIPT != 0,
             stations: reader.eights()?,
         })
     }
@@ -804,7 +811,8 @@ impl<'a> Message<'a> {
             kind::ROSTER => FLAG_LAST,
             kind::SKIP => FLAG_SUPERSEDED,
             kind::PACE => FLAG_BEHIND,
-            kind::NACK | kind::SQUELCH | kind::REPORT | kind::ASK | kind::ROLL_CALL => 0x00,
+            kind::REPORT | kind::ASK => FLAG_RECEIPT,
+            kind::NACK | kind::SQUELCH | kind::ROLL_CALL => 0x00,
             kind::PARITY | kind::NEED | kind::SCOUTS | kind::ADDRESS_CHECK => 0x00,
             kind::ADDRESS_ECHO | kind::GRANT => 0x00,
             kind => return Ok(Self::Unknown(kind)),
@@ -820,8 +828,8 @@ impl<'a> Message<'a> {
                 stream: reader.stream()?,
                 trail: reader.seq()?,
             }),
-            kind::REPORT => Self::Report(Report::read(&mut reader)?),
-            kind::ASK => Self::Ask(Ask::read(&mut reader)?),
+            kind::REPORT => Self::Report(Report::read(&mut reader, flags)?),
+            kind::ASK => Self::Ask(Ask::read(&mut reader, flags)?),
             kind::PRESENCE => Self::Presence(Presence::read(&mut reader, flags)?),
             kind::ROLL_CALL => Self::RollCall(RollCall {
                 group: reader.group()?,

@@ -2,7 +2,7 @@
 
 use super::message::{
     self, BLOCK_LEN, BlockNeed, FLAG_BEHIND, FLAG_CLOSED, FLAG_CODED, FLAG_LAST, FLAG_LEAVING,
-    FLAG_SUPERSEDED, NackBlock, Need, SEGMENT_HEADER_BYTES, Skip, kind,
+    FLAG_RECEIPT, FLAG_SUPERSEDED, NackBlock, Need, SEGMENT_HEADER_BYTES, Skip, kind,
 };
 use super::{
     AddressCheck, Advert, Echo, FloorId, GroupId, HEADER_BYTES, Header, Heartbeat,
@@ -354,10 +354,32 @@ impl<'a> DatagramWriter<'a> {
         missed: u32,
         lost: impl IntoIterator<Item = SeqRange>,
     ) -> bool {
+        self.report_with(0, about, (joined, through, missed), lost)
+    }
+
+    /// Adds a report that is to prove what it says to others, too.
+    pub fn receipt(
+        &mut self,
+        about: &About,
+        joined: SeqNo,
+        through: SeqNo,
+        missed: u32,
+        lost: impl IntoIterator<Item = SeqRange>,
+    ) -> bool {
+        self.report_with(FLAG_RECEIPT, about, (joined, through, missed), lost)
+    }
+
+    fn report_with(
+        &mut self,
+        flags: u8,
+        about: &About,
+        (joined, through, missed): (SeqNo, SeqNo, u32),
+        lost: impl IntoIterator<Item = SeqRange>,
+    ) -> bool {
         if !self.fits(MESSAGE_HEADER_BYTES + 48 + message::Report::RANGE_BYTES) {
             return false;
         }
-        let len_at = self.begin(kind::REPORT, 0);
+        let len_at = self.begin(kind::REPORT, flags);
         self.about(about);
         self.u64(joined.0);
         self.u64(through.0);
@@ -388,10 +410,24 @@ impl<'a> DatagramWriter<'a> {
         stream: StreamId,
         stations: impl IntoIterator<Item = SourceId>,
     ) -> Option<usize> {
+        self.ask_with(0, stream, stations)
+    }
+
+    /// Adds a request to every station for a report that proves what it says to others, too.
+    pub fn ask_receipts(&mut self, stream: StreamId) -> bool {
+        self.ask_with(FLAG_RECEIPT, stream, []).is_some()
+    }
+
+    fn ask_with(
+        &mut self,
+        flags: u8,
+        stream: StreamId,
+        stations: impl IntoIterator<Item = SourceId>,
+    ) -> Option<usize> {
         if !self.fits(MESSAGE_HEADER_BYTES + 12) {
             return None;
         }
-        let len_at = self.begin(kind::ASK, 0);
+        let len_at = self.begin(kind::ASK, flags);
         self.u32(stream.to_wire());
         let mut named = 0;
         for station in stations {
