@@ -85,6 +85,51 @@ fn what_is_missing_counts_as_never() {
     );
 }
 
+/// Goal: a receiver that leaves costs the others nothing, and is named. Method: one of three goes away after 100 of 1,000
+/// messages, on a schedule and without one: two have everything, the third counts as never, and the samples say so too.
+#[test]
+fn who_leaves_does_not_take_the_others_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let samples = directory.path().join("samples.tsv");
+    for rate in [10_000, 0] {
+        let group = group();
+        let receivers = ["a", "b", "c"].map(|name| {
+            let extra = if name == "b" {
+                " --leave-after 100"
+            } else {
+                ""
+            };
+            let words = format!("receive --json --name {name}{extra}");
+            bench(&group, &words).spawn().unwrap()
+        });
+        let words = format!(
+            "send --json --receivers 3 --messages 1000 --size 64 --rate {rate} --samples {}",
+            samples.display()
+        );
+        let source = bench(&group, &words).output().unwrap();
+        assert_eq!(source.status.code(), Some(1), "{source:?}");
+        let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+        assert_eq!(
+            (&summary["left"], &summary["missing"]),
+            (&serde_json::json!(["b"]), &1_000.into())
+        );
+        let received = &summary["received"];
+        assert_eq!(
+            (&received["a"], &received["b"], &received["c"]),
+            (&1_000.into(), &0.into(), &1_000.into())
+        );
+        assert!(summary["last_us"]["p50"].is_null(), "{summary}");
+        let each = summary["per_receiver"].as_array().unwrap();
+        assert!(each[0]["latency_us"]["max"].is_f64() && each[0]["left"].is_null());
+        assert!(each[1]["latency_us"]["p50"].is_null() && each[1]["left"].is_string());
+        assert!(sentence(&source).contains("receiver b has left"));
+        let kept = fs::read_to_string(&samples).unwrap();
+        assert!(kept.lines().skip(1).all(|line| line.contains("\tnever\t")));
+        let codes = receivers.map(|receiver| receiver.wait_with_output().unwrap().status.code());
+        assert_eq!(codes, [Some(0), Some(1), Some(0)]);
+    }
+}
+
 /// Goal: a source that comes late does not make its messages early. Method: it is held up for 100 ms in the middle of a
 /// schedule of 200 ms: what should have gone out meanwhile is half of everything, and took up to 100 ms more.
 #[test]

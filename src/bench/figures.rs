@@ -61,6 +61,9 @@ impl Percentiles {
 pub struct ReceiverFigures {
     /// Its name.
     pub name: String,
+    /// Why it was not there at the end, where it was not: what came to it is not known, and counts as missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
     /// Messages that it has.
     pub received: u64,
     /// Messages that it has not.
@@ -100,6 +103,9 @@ pub struct Summary {
     pub sent: u64,
     /// Messages that each receiver has, by name.
     pub received: BTreeMap<String, u64>,
+    /// Receivers that were not there at the end: all their messages are missing, and what they used is in no cost.
+    #[serde(default)]
+    pub left: Vec<String>,
     /// Messages that a receiver has not, over all.
     pub missing: u64,
     /// Messages that a receiver was given twice, over all.
@@ -257,6 +263,11 @@ pub(super) fn summary(
         received: per_receiver
             .iter()
             .map(|one| (one.name.clone(), one.received))
+            .collect(),
+        left: per_receiver
+            .iter()
+            .filter(|one| one.left.is_some())
+            .map(|one| one.name.clone())
             .collect(),
         missing: total(|one| one.missing),
         duplicates: total(|one| one.duplicates),
@@ -478,6 +489,7 @@ mod tests {
             arrivals: arrivals.to_vec(),
             figures: ReceiverFigures {
                 name: String::new(),
+                left: None,
                 received: 0,
                 missing: 0,
                 duplicates: 0,

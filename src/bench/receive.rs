@@ -43,6 +43,8 @@ pub struct ReceiveOptions {
     pub loss: f64,
     /// Every so-manyth message is treated as if it had never come: a receiver to test a harness with.
     pub ignore_every: Option<u64>,
+    /// It goes away when it has so many messages, and says nothing of them: a receiver to test a harness with.
+    pub leave_after: Option<u64>,
     /// It hears and asks for repair as any other, but takes part in no run, and ends when its wait is over.
     pub is_listening_only: bool,
     /// How long it is busy with each message: a receiver that cannot keep up.
@@ -309,6 +311,13 @@ impl Run<'_> {
                         running.began = Usage::now();
                     }
                     running.tally.take(self.clock, &payload);
+                    if let Some(after) = self.options.leave_after
+                        && running.tally.received >= after
+                    {
+                        self.failure = Some(Failure::Failed(format!(
+                            "left after {after} messages, as --leave-after says"
+                        )));
+                    }
                 }
                 Stage::Waiting => self.called(at.origin, &payload),
                 Stage::Calling(_) | Stage::Ended(_) => {}
@@ -324,6 +333,9 @@ impl Run<'_> {
     }
 
     fn poll(&mut self, at: Moment, node: &Node) -> Next {
+        if self.failure.is_some() {
+            return Next::Done;
+        }
         self.look(at.now, node);
         match &self.stage {
             Stage::Waiting if self.options.is_listening_only && at.now >= self.deadline => {

@@ -1,6 +1,6 @@
 //! The source of a run: gathers its receivers, keeps its schedule, and reckons up what came when.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,9 @@ use crate::runtime::{self, Clock, Loop, Moment, Next, Node, Program, Stop};
 use crate::station::StationEvent;
 use crate::time::{Timestamp, saturating_nanos};
 
-use super::control::{Ask, ClockId, Control, Handed, Hello, NEVER, Offset, SILENCE, Told, Welcome};
+use super::control::{
+    Ask, ClockId, Control, Handed, Hello, NEVER, Offset, ReceiverStats, SILENCE, Told, Welcome,
+};
 use super::figures::{
     self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
 };
@@ -88,7 +90,7 @@ pub(super) fn filling(run: u32, size: usize) -> Vec<u8> {
 /// Runs once, and says what came of it; [`Ending::Failed`] when a receiver lacks anything.
 ///
 /// # Errors
-/// [`Failure`] when it cannot start, or a receiver goes away.
+/// [`Failure`] when it cannot start, or receivers do not come.
 pub fn run(options: &SendOptions, stop: &Stop) -> Result<Ending, Failure> {
     // Before anything is sent: a file that cannot be written should not cost a run.
     let samples_file = options
@@ -117,7 +119,7 @@ fn report(options: &SendOptions, summary: &Summary) -> Result<Ending, Failure> {
     let printed = printer.print(summary, &line).and_then(|()| printer.flush());
     printed.or_else(PrintError::into_ending)?;
     let wrong = summary.missing + summary.duplicates + summary.out_of_order + summary.altered;
-    Ok(if wrong == 0 {
+    Ok(if wrong == 0 && summary.left.is_empty() {
         Ending::Done
     } else {
         Ending::Failed
@@ -141,9 +143,16 @@ fn describe(summary: &Summary) -> String {
     } else {
         "as fast as all take them".to_owned()
     };
+    let left = match summary.left.as_slice() {
+        [] => String::new(),
+        left => format!(
+            "left before the end, so that all their messages are missing and their processor time is not known: {}\n",
+            left.join(", ")
+        ),
+    };
     format!(
         "{} messages of {} bytes to {} receivers, {rate}\n\
-         missing {}, duplicates {}, out of order {}, altered {}\n\
+         {left}missing {}, duplicates {}, out of order {}, altered {}\n\
          {}\n{}\n\
          {:.0} messages a second to every receiver ({:.1} MB/s), {:.2} us of processor for each, all sides\n\
          {} datagrams, {} repairs, {} NACKs, {:.3} bytes on the wire per payload byte; {}, {}, clocks within {:.1} us, seed {}",
@@ -393,13 +402,32 @@ fn welcome(
     }))
 }
 
+impl Member {
+    /// Its figures as long as it has handed nothing over.
+    fn figures(&self) -> ReceiverFigures {
+        ReceiverFigures {
+            name: self.hello.name.clone(),
+            left: None,
+            received: 0,
+            missing: 0,
+            duplicates: 0,
+            out_of_order: 0,
+            altered: 0,
+            latency_us: Percentiles::default(),
+            clock_error_us: self.offset.bound_ns as f64 / 1_000.0,
+            usage: Usage::default(),
+            stats: ReceiverStats::default(),
+            receive_buffer_bytes: self.hello.receive_buffer_bytes,
+        }
+    }
+}
+
 /// Asks one receiver for what came.
-fn collect(member: Member, sent: u64) -> io::Result<Came> {
+fn collect(mut member: Member, sent: u64) -> io::Result<Came> {
+    let figures = member.figures();
     let Member {
-        hello,
-        mut control,
-        offset,
-    } = member;
+        control, offset, ..
+    } = &mut member;
     control.set_silence(Some(HAND_OVER))?;
     control.put(&Ask::Over { sent })?;
     let handed: Handed = control.take()?;
@@ -410,17 +438,12 @@ fn collect(member: Member, sent: u64) -> io::Result<Came> {
     Ok(Came {
         arrivals,
         figures: ReceiverFigures {
-            name: hello.name,
-            received: 0,
-            missing: 0,
             duplicates: handed.duplicates,
             out_of_order: handed.out_of_order,
             altered: handed.altered,
-            latency_us: Percentiles::default(),
-            clock_error_us: offset.bound_ns as f64 / 1_000.0,
             usage: handed.usage,
             stats: handed.stats,
-            receive_buffer_bytes: hello.receive_buffer_bytes,
+            ..figures
         },
     })
 }
@@ -443,10 +466,12 @@ enum Stage {
     Collecting {
         schedule: Schedule,
         came: Vec<Came>,
-        news: Receiver<Result<Came, String>>,
+        /// The figures of those who have not, as if they never will, by name.
+        awaited: BTreeMap<String, ReceiverFigures>,
+        news: Receiver<(String, io::Result<Came>)>,
         until: Timestamp,
     },
-    /// All have.
+    /// All have, or have left.
     Over { sent: Sent, came: Vec<Came> },
 }
 
@@ -611,60 +636,75 @@ impl Source<'_> {
             return Next::At(now + LOOK_EVERY);
         }
         let (tell, news) = mpsc::channel();
+        let mut awaited = BTreeMap::new();
         for member in members.drain(..) {
             let tell = tell.clone();
             let sent = self.options.messages;
+            let name = member.hello.name.clone();
+            awaited.insert(name.clone(), member.figures());
             thread::spawn(move || {
-                let name = member.hello.name.clone();
-                let came = collect(member, sent)
-                    .map_err(|error| format!("receiver {name} has gone: {error}"));
                 // Nobody waits for it where the run was broken off.
-                let _ = tell.send(came);
+                let _ = tell.send((name, collect(member, sent)));
             });
         }
         self.stage = Stage::Collecting {
             schedule: std::mem::take(schedule),
             came: Vec::new(),
+            awaited,
             news,
             until: now + HAND_OVER,
         };
         Next::At(now + LOOK_EVERY)
     }
 
-    /// Goes on repairing until all receivers have handed over what came.
+    /// Goes on repairing until all receivers have handed over what came. Of one that has left, nothing came: the others'
+    /// figures are as good without it.
     fn wait_for_all(&mut self, now: Timestamp, node: &Node) -> Next {
         let Stage::Collecting {
             schedule,
             came,
+            awaited,
             news,
             until,
         } = &mut self.stage
         else {
             return Next::Done;
         };
-        while let Ok(told) = news.try_recv() {
-            match told {
-                Ok(one) => came.push(one),
-                Err(sentence) => return self.fail(sentence),
-            }
+        for (name, told) in news.try_iter() {
+            let Some(figures) = awaited.remove(&name) else {
+                continue;
+            };
+            came.push(told.unwrap_or_else(|error| gone(figures, &error.to_string())));
         }
-        if came.len() < self.options.receivers {
-            if now >= *until {
-                let sentence = format!(
-                    "only {} of {} receivers have handed over what came within {} s of the last message",
-                    came.len(),
-                    self.options.receivers,
-                    HAND_OVER.as_secs()
-                );
-                return self.fail(sentence);
-            }
+        if !awaited.is_empty() && now < *until {
             return Next::At(now + LOOK_EVERY);
         }
+        let late = format!(
+            "it has not handed over what came within {} s of the last message",
+            HAND_OVER.as_secs()
+        );
+        let awaited = std::mem::take(awaited).into_values();
+        came.extend(awaited.map(|figures| gone(figures, &late)));
         let mut came = std::mem::take(came);
         came.sort_by(|a, b| a.figures.name.cmp(&b.figures.name));
         let sent = std::mem::take(schedule).over(&node.station.stats());
         self.stage = Stage::Over { sent, came };
         Next::Done
+    }
+}
+
+/// What is said of a receiver that has left: it took with it what came.
+fn gone(figures: ReceiverFigures, why: &str) -> Came {
+    tracing::warn!(
+        "receiver {} has left, and all its messages count as missing: {why}",
+        figures.name
+    );
+    Came {
+        arrivals: Vec::new(),
+        figures: ReceiverFigures {
+            left: Some(why.to_owned()),
+            ..figures
+        },
     }
 }
 

@@ -118,6 +118,9 @@ pub(super) struct ReceiveArgs {
     /// Treat every so-manyth message as if it had never come: shows whether a harness counts what is missing
     #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
     ignore_every: Option<u64>,
+    /// Go away in the middle of a run, with so many messages: shows whether a harness counts who has left
+    #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
+    leave_after: Option<u64>,
     /// Hear and ask for repair as any other, but take part in no run; ends after --wait
     #[arg(long)]
     listen_only: bool,
@@ -304,6 +307,7 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
         wait: args.wait,
         loss: args.loss / 100.0,
         ignore_every: args.ignore_every,
+        leave_after: args.leave_after,
         is_listening_only: args.listen_only,
         seed: drawn(args.seed)?,
         is_json: args.json,
