@@ -353,6 +353,36 @@ fn a_run_of_many_ends() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
+/// Goal: what was measured is told, whatever becomes of the samples, and a run that fails leaves a file of them as it was.
+/// Method: samples to a disk that is full (Linux has a device for it), and a run without a receiver.
+#[test]
+fn samples_that_cannot_be_kept_cost_nothing_else() {
+    if cfg!(target_os = "linux") {
+        let group = group();
+        let receiver = bench(&group, "receive --name r").spawn().unwrap();
+        let words = "send --json --receivers 1 --messages 100 --samples /dev/full";
+        let source = bench(&group, words).output().unwrap();
+        let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+        assert_eq!(summary["received"]["r"], 100);
+        assert_eq!(source.status.code(), Some(1));
+        let said = sentence(&source);
+        assert!(said.starts_with("floorcast: --samples: cannot write /dev/full"));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(receiver.wait_with_output().unwrap().status.code(), Some(0));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let samples = directory.path().join("samples.tsv");
+    fs::write(&samples, "dear").unwrap();
+    let words = format!(
+        "send --receivers 1 --wait 50ms --samples {}",
+        samples.display()
+    );
+    let alone = bench(&group(), &words).output().unwrap();
+    assert_eq!(alone.status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&samples).unwrap(), "dear");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {

@@ -17,6 +17,7 @@ mod run;
 mod scenario;
 mod send;
 mod usage;
+mod whole;
 
 use std::net::SocketAddr;
 

@@ -17,6 +17,7 @@ use crate::runtime::{self, Stop};
 use super::environment::Environment;
 use super::figures::{self, Summary};
 use super::scenario::{Cell, Hosts, Scenario};
+use super::whole;
 
 /// The lab's script, so that the program finds it wherever it stands.
 const LAB: &str = include_str!("../../tools/lab");
@@ -165,7 +166,8 @@ fn prepare(out: &Path) -> Result<(), Failure> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::system("cannot write a result down", &error))?;
-    fs::write(path, text + "\n")
+    // What was measured before stays, even where the disk is full.
+    whole::write(path, (text + "\n").as_bytes())
         .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))
 }
 

@@ -1,7 +1,6 @@
 //! The source of a run: gathers its receivers, keeps its schedule, and reckons up what came when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -26,6 +25,7 @@ use super::figures::{
     self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
 };
 use super::usage::Usage;
+use super::whole::{self, Whole};
 use super::{Content, HEAD_BYTES, Place};
 
 /// How often the source calls while receivers are missing.
@@ -93,24 +93,24 @@ pub(super) fn filling(run: u32, size: usize) -> Vec<u8> {
 /// [`Failure`] when it cannot start, or receivers do not come.
 pub fn run(options: &SendOptions, stop: &Stop) -> Result<Ending, Failure> {
     // Before anything is sent: a file that cannot be written should not cost a run.
-    let samples_file = options
-        .samples
-        .as_ref()
-        .map(|path| {
-            File::create(path).map_err(|error| {
-                Failure::Usage(format!(
-                    "--samples: cannot write {}: {error}; name a file in a directory that exists",
-                    path.display()
-                ))
-            })
-        })
-        .transpose()?;
+    let path = options.samples.as_deref();
+    let to = path.map(|path| {
+        let refused = |error| whole::refused("--samples", path, &error);
+        Whole::create(path).map_err(refused)
+    });
+    let to = to.transpose()?;
     let (summary, samples) = measure(options, stop)?;
-    if let Some(file) = samples_file {
-        write_samples(file, &summary, &samples)
-            .map_err(|error| Failure::system("cannot write the samples", &error))?;
+    // Whatever becomes of the one, the other is tried.
+    let reported = report(options, &summary);
+    if let (Some(to), Some(path)) = (to, path) {
+        write_samples(to, &summary, &samples).map_err(|error| {
+            Failure::Failed(format!(
+                "--samples: cannot write {}: {error}; the summary is whole, the samples are lost",
+                path.display()
+            ))
+        })?;
     }
-    report(options, &summary)
+    reported
 }
 
 fn report(options: &SendOptions, summary: &Summary) -> Result<Ending, Failure> {
@@ -181,8 +181,7 @@ fn describe(summary: &Summary) -> String {
 
 /// One line for each message: its index, the nanoseconds until the last receiver had it, and until each had it; what never
 /// came is `never`.
-fn write_samples(file: File, summary: &Summary, samples: &Samples) -> io::Result<()> {
-    let mut to = io::BufWriter::new(file);
+fn write_samples(mut to: Whole, summary: &Summary, samples: &Samples) -> io::Result<()> {
     let nanos = |value: u64| match value {
         NEVER => "never".to_owned(),
         value => value.to_string(),
@@ -197,7 +196,7 @@ fn write_samples(file: File, summary: &Summary, samples: &Samples) -> io::Result
         }
         writeln!(to)?;
     }
-    to.flush()
+    to.finish()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "all 64 bits are in it")]
