@@ -358,6 +358,17 @@ fn a_report_goes_where_it_is_said() {
         &lab.run(&["bench", "report", "nowhere"]),
         &["nowhere", "bench run --out"],
     );
+    if cfg!(target_os = "linux") {
+        // A full disk is nobody's wrong usage, and another name would not mend it.
+        let ended = lab.run(&["bench", "report", folder, "--out", "/dev/full"]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let said = &ended.stderr;
+        assert!(
+            said.contains("/dev/full") && !said.contains("name a file"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
 }
 
 /// Goal: a browser takes the page as it is meant. Method: Chromium, where it is installed, writes down what it made of it.

@@ -12,6 +12,7 @@ use super::plot::{self, COLOURS, Curve, Scale};
 use super::results::{METRICS, Metric, Results, Rule, named, shown};
 use super::run::CellRun;
 use super::scenario::{Cell, Hosts, Scenario};
+use super::whole;
 
 /// What a report is told.
 #[derive(Clone, Debug)]
@@ -39,11 +40,7 @@ pub fn run(options: &ReportOptions) -> Result<Ending, Failure> {
         None => results.folder.join("report.html"),
     };
     let shown = out.display();
-    fs::write(&out, page).map_err(|error| {
-        Failure::Usage(format!(
-            "--out: cannot write {shown}: {error}; name a file in a directory that exists"
-        ))
-    })?;
+    whole::write(&out, page.as_bytes()).map_err(|error| whole::refused("--out", &out, &error))?;
     let mut printer = Printer::new(false);
     let printed = printer.print(&(), &shown.to_string());
     printed
