@@ -106,7 +106,7 @@ pub(super) struct ReceiveArgs {
     /// How many receivers to be, on one thread; each has its number behind the name
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = receivers, allow_hyphen_values = true)]
     count: usize,
-    /// Be busy with each message for so long: a receiver that cannot keep up
+    /// Be busy with each message for so long, at most 1s, in us, ms or s, such as 150us: a receiver that cannot keep up
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = busy, allow_hyphen_values = true)]
     busy: Duration,
     /// How long to wait for a source
@@ -399,14 +399,24 @@ fn stall(text: &str) -> Result<Duration, String> {
     at_most(text, STALL_MAX)
 }
 
-/// A receiver that takes longer for a message is not slow, but stopped. Also in units that floor.toml has no use for.
+/// A receiver that takes longer for a message is not slow, but stopped.
 const BUSY_MAX: Duration = Duration::from_secs(1);
 
+/// Also in microseconds, which floor.toml has no use for, and not in what is always too long.
 fn busy(text: &str) -> Result<Duration, String> {
-    match text.strip_suffix("us").map(str::parse) {
-        Some(Ok(micros)) => Ok(Duration::from_micros(micros).min(BUSY_MAX)),
-        _ => at_most(text, BUSY_MAX),
-    }
+    let duration = match text.strip_suffix("us") {
+        Some(micros) => micros.parse().ok().map(Duration::from_micros),
+        None if text.ends_with('s') => parse_duration(text).ok(),
+        None => None,
+    };
+    duration
+        .filter(|duration| *duration <= BUSY_MAX)
+        .ok_or_else(|| {
+            format!(
+                "it must be 0 to {} s, a number and one of us (whole), ms, s, such as 150us",
+                BUSY_MAX.as_secs()
+            )
+        })
 }
 
 fn at_most(text: &str, max: Duration) -> Result<Duration, String> {
@@ -435,4 +445,39 @@ fn rate(text: &str) -> Result<f64, String> {
         return Ok(0.0);
     }
     number(text, 0.001, 10_000_000.0, "a second, or 0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_refused_and_not_cut() {
+        let micros = |text| busy(text).map(|duration| duration.as_micros());
+        for (text, expected) in [
+            ("150us", 150),
+            ("1.5ms", 1_500),
+            ("1s", 1_000_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(micros(text), Ok(expected), "{text}");
+        }
+        for bad in [
+            "1000001us",
+            "1001ms",
+            "2s",
+            "0.01m",
+            "-1us",
+            "1.5us",
+            "us",
+            "",
+            "7",
+        ] {
+            let said = micros(bad).unwrap_err();
+            assert!(
+                said.contains("0 to 1 s") && said.contains("us (whole), ms, s"),
+                "{said}"
+            );
+        }
+    }
 }
