@@ -421,6 +421,17 @@ fn what_cannot_be_measured_is_refused() {
         assert_eq!(output.status.code(), Some(2), "{bad}");
         assert_eq!(sentence(&output).lines().count(), 1, "{bad}");
     }
+    // The longest name there is, and one with which the number behind it is too much.
+    for (length, count, code) in [(64, 1, 1), (61, 12, 1), (62, 12, 2), (63, 2, 2)] {
+        let name = "n".repeat(length);
+        let words = format!("receive --name {name} --count {count} --wait 50ms");
+        let output = bench(&group, &words).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words}");
+        assert_eq!(
+            sentence(&output).contains("too long for --count"),
+            code == 2
+        );
+    }
 }
 
 fn sentence(output: &Output) -> String {

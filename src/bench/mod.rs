@@ -32,7 +32,7 @@ use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
 pub use compare::CompareOptions;
 pub use figures::{Percentiles, ReceiverFigures, Summary};
-pub use receive::ReceiveOptions;
+pub use receive::{ReceiveOptions, name_of};
 pub use report::ReportOptions;
 pub use run::{ResultFile, RunOptions};
 pub use scenario::{Cell, Hosts, Scenario};

@@ -55,6 +55,14 @@ pub struct ReceiveOptions {
     pub is_json: bool,
 }
 
+/// What the receiver with this number is called, of `count` in one process.
+pub fn name_of(name: &str, number: usize, count: usize) -> String {
+    match count {
+        1 => name.to_owned(),
+        _ => format!("{name}-{number}"),
+    }
+}
+
 /// Takes part in one run, as one receiver or as several on one thread.
 ///
 /// # Errors
@@ -66,10 +74,7 @@ pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
     let mut looping = Loop::new(options.place.network(), clock).map_err(failed)?;
     let mut receivers = Vec::with_capacity(options.count);
     for number in 0..options.count {
-        let name = match options.count {
-            1 => options.name.clone(),
-            _ => format!("{}-{number}", options.name),
-        };
+        let name = name_of(&options.name, number, options.count);
         let config = Place::station(&name, draw()?, true);
         let station = Recorded::new(config, draw()?, clock.now(), None);
         let seed = options.seed.wrapping_add(number as u64);

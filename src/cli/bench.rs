@@ -14,6 +14,7 @@ use crate::floor::{Floor, parse_duration, parse_positive_duration};
 use crate::net::{self, Interface, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
 use crate::output::{Ending, Failure};
 use crate::runtime::{self, Stop};
+use crate::wire::{NAME_BYTES_MAX, is_station_name};
 
 use super::args::{ProcessorArgs, loss, number, seed, whole};
 use super::{check_name, is_local};
@@ -299,6 +300,7 @@ fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
 
 fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
     check_name(&args.name)?;
+    check_longest(&args.name, args.count)?;
     let options = ReceiveOptions {
         place: place(&args.place, "receive")?,
         name: args.name,
@@ -313,6 +315,19 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
         is_json: args.json,
     };
     bench::receive(&options, stop)
+}
+
+/// Whether there is room for each receiver's number behind the name.
+fn check_longest(name: &str, count: usize) -> Result<(), Failure> {
+    let longest = bench::name_of(name, count - 1, count);
+    if is_station_name(&longest) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "--name {name:?} is too long for --count {count}: the last receiver would be {longest}, {} bytes, and a name has at most {NAME_BYTES_MAX}; give one of at most {} bytes",
+        longest.len(),
+        NAME_BYTES_MAX - (longest.len() - name.len())
+    )))
 }
 
 fn drawn(seed: Option<u64>) -> Result<u64, Failure> {
