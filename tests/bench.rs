@@ -383,6 +383,40 @@ fn samples_that_cannot_be_kept_cost_nothing_else() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
+/// Goal: an IPv6 group works where the system carries it, and elsewhere one sentence says what is lacking. Method: a machine
+/// of its own (a network namespace, where a test may make one), whose loopback has no route for such groups, and is given one.
+#[test]
+fn ipv6_groups_work_where_there_is_a_route() {
+    let within = |script: &str| {
+        let script = format!("ip link set lo up && {script}");
+        let mut command = Command::new("unshare");
+        command.args(["-r", "-n", "sh", "-c", &script]);
+        command.env("FLOORCAST", env!("CARGO_BIN_EXE_floorcast"));
+        command.output()
+    };
+    if !within("ip -6 route show").is_ok_and(|output| output.status.success()) {
+        println!("skipped: no network namespaces, or no ip");
+        return;
+    }
+    let place = "--interface lo --group [ff15::77]:21077";
+    for end in ["send", "receive --name r"] {
+        let output = within(&format!("$FLOORCAST bench {end} {place}")).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = sentence(&output);
+        assert!(said.contains("ip -6 route add"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let route = "ip -6 route add local ff00::/8 dev lo";
+    let output = within(&format!(
+        "{route} && {{ $FLOORCAST bench receive --name r {place} >&2 & \
+         $FLOORCAST bench send --json --messages 500 {place} || kill $!; wait $!; }}"
+    ));
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["received"]["r"], 500, "{summary}");
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {

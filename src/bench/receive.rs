@@ -68,6 +68,7 @@ pub fn name_of(name: &str, number: usize, count: usize) -> String {
 /// # Errors
 /// [`Failure`] when it cannot start, when no source calls, or when the source goes away.
 pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
+    options.place.check_route()?;
     let clock = Clock::start();
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let failed = |error| Failure::system("cannot receive", &error);
@@ -370,7 +371,9 @@ impl Run<'_> {
         if self.options.is_listening_only || self.full.contains(&run) {
             return;
         }
-        let to = SocketAddr::new(from.ip(), port);
+        // With everything else that belongs to the address: of a link-local one, the interface.
+        let mut to = *from;
+        to.set_port(port);
         let hello = Hello {
             run,
             name: self.name.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -206,6 +206,7 @@ const fn fold(bits: u64) -> u32 {
 
 /// Does one run.
 fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Failure> {
+    options.place.check_route()?;
     let clock = Clock::start();
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let session = draw()?;
@@ -300,18 +301,13 @@ fn gather(
     run: u32,
     clock: Clock,
 ) -> Result<(u16, Receiver<Member>), Failure> {
-    let ip = match options.place.group.ip() {
-        IpAddr::V4(_) => options.place.interface.v4.map(IpAddr::V4),
-        IpAddr::V6(_) => None,
-    };
-    let ip = ip.or_else(|| options.place.interface.addresses.first().copied());
-    let ip = ip.ok_or_else(|| {
+    let own = options.place.own_address().ok_or_else(|| {
         Failure::Failed(format!(
             "interface {} has no address to be called back at",
             options.place.interface
         ))
     })?;
-    let listener = TcpListener::bind(SocketAddr::new(ip, 0))
+    let listener = TcpListener::bind(own)
         .map_err(|error| Failure::system("cannot listen for receivers", &error))?;
     let port = listener
         .local_addr()
