@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::runtime::Clock;
 use crate::time::Timestamp;
@@ -18,6 +19,12 @@ use super::usage::Usage;
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// How long the other side may stay silent, outside a run.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
+/// During a run nothing is said, for however long it takes; the systems of both sides ask each other instead, and no program
+/// is woken. After so long without a word, so often, so many times without an answer: then the other machine is gone, after
+/// as long as it may be silent outside a run. A cable that is pulled and put back within that costs nothing.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_EVERY: Duration = Duration::from_secs(3);
+const PROBES: u32 = 5;
 /// Exchanges of clocks; the quickest counts.
 const EXCHANGES: usize = 64;
 /// Arrivals written at a time.
@@ -119,6 +126,15 @@ impl Control {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
+        let probing = TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_EVERY)
+            .with_retries(PROBES);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&probing)?;
+        // As long as a word is on its way nothing is asked: without this bound it would be sent again for minutes.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(SILENCE))?;
         Ok(Self {
             writer: stream.try_clone()?,
             reader: BufReader::with_capacity(CHUNK * 8, stream),
@@ -235,6 +251,20 @@ impl ClockId {
     }
 }
 
+/// Why the other side is heard no more.
+pub(super) fn why_silent(error: &io::Error) -> String {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::UnexpectedEof | Kind::ConnectionReset | Kind::BrokenPipe => {
+            "it has ended before the run was over".to_owned()
+        }
+        Kind::WouldBlock | Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable => {
+            format!("it no longer answers ({error}); its machine, or the way to it, is gone")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Serves a receiver's end until the run is over: answers the source's questions.
 pub(super) fn answer_until_over(control: &mut Control, clock: Clock) -> io::Result<u64> {
     loop {
@@ -253,5 +283,37 @@ pub(super) fn answer_until_over(control: &mut Control, clock: Clock) -> io::Resu
 fn told(now: Timestamp) -> Told {
     Told {
         now_ns: now.as_nanos(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Goal: a machine that is gone is noticed in a run without end too. Method: both ends' sockets are asked what they do in
+    /// a silence; that the system does it, no test waits for.
+    #[test]
+    fn both_ends_ask_whether_the_other_machine_is_there() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let ours = Control::connect(listener.local_addr().unwrap()).unwrap();
+        let theirs = Control::new(listener.accept().unwrap().0).unwrap();
+        for end in [&ours, &theirs] {
+            end.set_silence(None).unwrap();
+            let socket = SockRef::from(&end.writer);
+            assert!(socket.keepalive().unwrap());
+            #[cfg(target_os = "linux")]
+            {
+                let after = socket.tcp_keepalive_time().unwrap();
+                let every = socket.tcp_keepalive_interval().unwrap();
+                let gone_after = after + every * socket.tcp_keepalive_retries().unwrap();
+                assert_eq!(gone_after, SILENCE);
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
+            }
+        }
+        drop(theirs);
+        let mut ours = ours;
+        let error = ours.take::<Told>().unwrap_err();
+        assert!(why_silent(&error).contains("has ended"), "{error}");
     }
 }

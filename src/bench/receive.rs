@@ -15,7 +15,7 @@ use crate::station::StationEvent;
 use crate::time::{Timestamp, saturating_nanos};
 
 use super::control::{
-    ClockId, Control, Handed, Hello, NEVER, ReceiverStats, Welcome, answer_until_over,
+    ClockId, Control, Handed, Hello, NEVER, ReceiverStats, Welcome, answer_until_over, why_silent,
 };
 use super::send::filling;
 use super::usage::Usage;
@@ -387,7 +387,8 @@ impl Run<'_> {
         // Ends with the connection; the process does not wait for it.
         thread::spawn(move || {
             if let Err(error) = talk(to, &hello, clock, &tell, &handed) {
-                let _ = tell.send(News::Failed(format!("the source at {to}: {error}")));
+                let why = why_silent(&error);
+                let _ = tell.send(News::Failed(format!("the source at {to}: {why}")));
             }
         });
         self.stage = Stage::Calling(Path { run, news, hand });

@@ -20,6 +20,7 @@ use crate::time::{Timestamp, saturating_nanos};
 
 use super::control::{
     Ask, ClockId, Control, Handed, Hello, NEVER, Offset, ReceiverStats, SILENCE, Told, Welcome,
+    why_silent,
 };
 use super::figures::{
     self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
@@ -342,7 +343,7 @@ fn gather(
                 }
                 Ok(None) => {}
                 // Whoever went away before the run may come back.
-                Err(error) => tracing::warn!("a receiver could not join: {error}"),
+                Err(error) => tracing::warn!("a receiver could not join: {}", why_silent(&error)),
             }
         }
     });
@@ -669,7 +670,7 @@ impl Source<'_> {
             let Some(figures) = awaited.remove(&name) else {
                 continue;
             };
-            came.push(told.unwrap_or_else(|error| gone(figures, &error.to_string())));
+            came.push(told.unwrap_or_else(|error| gone(figures, &why_silent(&error))));
         }
         if !awaited.is_empty() && now < *until {
             return Next::At(now + LOOK_EVERY);
