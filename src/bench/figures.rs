@@ -76,6 +76,9 @@ pub struct ReceiverFigures {
     pub altered: u64,
     /// From when a message should have been sent until it was here.
     pub latency_us: Percentiles,
+    /// Messages that came before they were sent, by two clocks that are not quite together: their latency counts as 0.
+    #[serde(default)]
+    pub below_zero: u64,
     /// Its clock's error against the source's, microseconds at most.
     pub clock_error_us: f64,
     /// What it used during the run.
@@ -114,6 +117,9 @@ pub struct Summary {
     pub out_of_order: u64,
     /// Messages that came altered, over all.
     pub altered: u64,
+    /// Messages that came before they were sent, over all: clocks are no better than `clock_error_us`. They count as 0.
+    #[serde(default)]
+    pub below_zero: u64,
     /// From the intended send time to each receiver, all together.
     pub receiver_us: Percentiles,
     /// From the intended send time to the last receiver.
@@ -185,30 +191,42 @@ pub(super) struct Came {
 }
 
 /// For each message, the nanoseconds until each receiver had it, in the receivers' order, and until the last had it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Samples {
     pub(super) each: Vec<Vec<u64>>,
     pub(super) last: Vec<u64>,
+    /// How many each receiver had before they were sent.
+    below_zero: Vec<u64>,
 }
 
 impl Samples {
-    /// A message that came before it was sent, by two clocks that are not quite together, took no time.
+    /// A message that came before it was sent, by two clocks that are not quite together, took no time, and is counted.
     pub(super) fn of(intended: &[u64], came: &[Came]) -> Self {
         let mut last = vec![0; intended.len()];
         let mut each = Vec::with_capacity(came.len());
+        let mut below_zero = Vec::with_capacity(came.len());
         for receiver in came {
             let mut took = Vec::with_capacity(intended.len());
+            let mut below = 0;
             for (at, &due) in intended.iter().enumerate() {
                 let nanos = match receiver.arrivals.get(at) {
                     None | Some(&NEVER) => NEVER,
-                    Some(&arrival) => arrival.saturating_sub(due),
+                    Some(&arrival) => {
+                        below += u64::from(arrival < due);
+                        arrival.saturating_sub(due)
+                    }
                 };
                 last[at] = nanos.max(last[at]);
                 took.push(nanos);
             }
             each.push(took);
+            below_zero.push(below);
         }
-        Self { each, last }
+        Self {
+            each,
+            last,
+            below_zero,
+        }
     }
 }
 
@@ -231,8 +249,10 @@ pub(super) fn summary(
     circumstances: Circumstances,
 ) -> Summary {
     let messages = sent.intended.len() as u64;
-    for (receiver, took) in came.iter_mut().zip(&samples.each) {
+    let taken = samples.each.iter().zip(&samples.below_zero);
+    for (receiver, (took, &below_zero)) in came.iter_mut().zip(taken) {
         let figures = &mut receiver.figures;
+        figures.below_zero = below_zero;
         figures.missing = took.iter().filter(|&&nanos| nanos == NEVER).count() as u64;
         figures.received = messages - figures.missing;
         figures.latency_us = Percentiles::of(&mut took.clone());
@@ -273,6 +293,7 @@ pub(super) fn summary(
         duplicates: total(|one| one.duplicates),
         out_of_order: total(|one| one.out_of_order),
         altered: total(|one| one.altered),
+        below_zero: total(|one| one.below_zero),
         receiver_us: Percentiles::of(&mut samples.each.concat()),
         last_us: Percentiles::of(&mut samples.last.clone()),
         late_us_max: sent.late_ns_max as f64 / 1_000.0,
@@ -496,7 +517,8 @@ mod tests {
                 out_of_order: 0,
                 altered: 0,
                 latency_us: Percentiles::default(),
-                clock_error_us: 0.0,
+                below_zero: 0,
+                clock_error_us: 250.0,
                 usage: Usage::default(),
                 stats: Default::default(),
                 receive_buffer_bytes: 0,
@@ -506,5 +528,33 @@ mod tests {
         let samples = Samples::of(&intended, &[came(&[110, 290, 300]), came(&[150, NEVER])]);
         assert_eq!(samples.last, [50, NEVER, NEVER]);
         assert_eq!(samples.each, [vec![10, 90, 0], vec![50, NEVER, NEVER]]);
+        assert_eq!(samples.below_zero, [0, 0]);
+        // A clock that is behind the source's: what it shows is no latency, and is not hidden.
+        let behind = [came(&[90, 190, 310]), came(&[100, NEVER])];
+        let samples = Samples::of(&intended, &behind);
+        assert_eq!(samples.each, [vec![0, 0, 10], vec![0, NEVER, NEVER]]);
+        let sent = Sent {
+            intended: intended.to_vec(),
+            late_ns_max: 0,
+            datagrams: 3,
+            bytes: 300,
+            repairs: 0,
+            copies: 0,
+            nacks: 0,
+            usage: Usage::default(),
+        };
+        let circumstances = Circumstances {
+            size: 100,
+            rate: 1.0,
+            io: String::new(),
+            in_trains: 0,
+            idle: String::new(),
+            send_buffer_bytes: 0,
+            seed: 0,
+        };
+        let summary = summary(&sent, Vec::from(behind), samples, circumstances);
+        let each = summary.per_receiver.iter().map(|one| one.below_zero);
+        assert_eq!(each.collect::<Vec<_>>(), [2, 0]);
+        assert_eq!((summary.below_zero, summary.clock_error_us), (2, 250.0));
     }
 }

@@ -151,10 +151,17 @@ fn describe(summary: &Summary) -> String {
             left.join(", ")
         ),
     };
+    let below_zero = match summary.below_zero {
+        0 => String::new(),
+        count => format!(
+            "{count} latencies were below zero and count as 0: the clocks are within {:.1} us only\n",
+            summary.clock_error_us
+        ),
+    };
     format!(
         "{} messages of {} bytes to {} receivers, {rate}\n\
          {left}missing {}, duplicates {}, out of order {}, altered {}\n\
-         {}\n{}\n\
+         {}\n{}\n{below_zero}\
          {:.0} messages a second to every receiver ({:.1} MB/s), {:.2} us of processor for each, all sides\n\
          {} datagrams, {} repairs, {} NACKs, {:.3} bytes on the wire per payload byte; {}, {}, clocks within {:.1} us, seed {}",
         summary.messages,
@@ -255,10 +262,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         send_buffer_bytes: looping.nodes()[0].send_buffer_bytes(),
         seed: options.seed,
     };
-    let kept = Samples {
-        each: samples.each.clone(),
-        last: samples.last.clone(),
-    };
+    let kept = samples.clone();
     Ok((figures::summary(&sent, came, samples, circumstances), kept))
 }
 
@@ -410,6 +414,7 @@ impl Member {
             out_of_order: 0,
             altered: 0,
             latency_us: Percentiles::default(),
+            below_zero: 0,
             clock_error_us: self.offset.bound_ns as f64 / 1_000.0,
             usage: Usage::default(),
             stats: ReceiverStats::default(),
