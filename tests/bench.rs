@@ -383,6 +383,56 @@ fn samples_that_cannot_be_kept_cost_nothing_else() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
+/// Goal: a name that is taken is refused at once, by a sentence that says so, and costs the run nothing: whoever goes away
+/// before it, the source waits for another. Method: two of one name, of whom one is refused while the source waits; a process
+/// of two receivers, one of whose names is taken, so that the other, which may have been there, goes with it; then two with
+/// names of their own, and the run is whole.
+#[test]
+fn a_name_that_is_taken_costs_the_run_nothing() {
+    let group = group();
+    let words = "send --json --receivers 3 --wait 60s --messages 500 --rate 5000";
+    let source = bench(&group, words).spawn().unwrap();
+    let mut twins: Vec<Child> = [0, 1]
+        .map(|_| bench(&group, "receive --name r-1").spawn().unwrap())
+        .into();
+    let refused = loop {
+        let ended = |twin: &mut Child| twin.try_wait().unwrap().is_some();
+        match twins.iter_mut().position(ended) {
+            Some(at) => break twins.remove(at).wait_with_output().unwrap(),
+            None => std::thread::yield_now(),
+        }
+    };
+    let pair = bench(&group, "receive --name r --count 2")
+        .output()
+        .unwrap();
+    for output in [refused, pair] {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = sentence(&output);
+        assert!(
+            said.contains("already; give each a --name of its own"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let others = bench(&group, "receive --name other --count 2")
+        .output()
+        .unwrap();
+    assert_eq!(others.status.code(), Some(0), "{others:?}");
+    let source = source.wait_with_output().unwrap();
+    assert_eq!(source.status.code(), Some(0), "{source:?}");
+    let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+    assert_eq!(
+        summary["received"],
+        serde_json::json!({"other-0": 500, "other-1": 500, "r-1": 500})
+    );
+    assert!(
+        sentence(&source).contains("receiver r-1 was refused"),
+        "{source:?}"
+    );
+    let stayed = twins.remove(0).wait_with_output().unwrap();
+    assert_eq!(stayed.status.code(), Some(0), "{stayed:?}");
+}
+
 /// Goal: an IPv6 group works where the system carries it, and elsewhere one sentence says what is lacking. Method: a machine
 /// of its own (a network namespace, where a test may make one), whose loopback has no route for such groups, and is given one.
 #[test]

@@ -146,6 +146,19 @@ impl Control {
         self.writer.set_read_timeout(silence)
     }
 
+    /// Whether the other side has hung up. Only while it has nothing to say.
+    pub(super) fn has_ended(&self) -> bool {
+        let looked = self
+            .writer
+            .set_nonblocking(true)
+            .and_then(|()| self.writer.peek(&mut [0]));
+        let is_blocking = self.writer.set_nonblocking(false).is_ok();
+        match looked {
+            Ok(bytes) => bytes == 0 || !is_blocking,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock || !is_blocking,
+        }
+    }
+
     pub(super) fn put(&mut self, value: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
@@ -311,9 +324,11 @@ mod tests {
                 assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
             }
         }
+        assert!(!ours.has_ended());
         drop(theirs);
         let mut ours = ours;
         let error = ours.take::<Told>().unwrap_err();
         assert!(why_silent(&error).contains("has ended"), "{error}");
+        assert!(ours.has_ended());
     }
 }

@@ -1,6 +1,6 @@
 //! A receiver of a run: writes down when each message came, and hands that over at the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -25,6 +25,8 @@ use super::{Content, HEAD_BYTES, Place};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Full runs that are remembered; a call of a further one is answered again, and declined again.
 const RUNS_MAX: usize = 64;
+/// A source that still calls so long after it was full has lost somebody: it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long something may be missing at the end without anything coming or being asked for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -90,7 +92,7 @@ pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
             deadline: clock.now() + options.wait,
             buffer_bytes: looping.nodes()[number].receive_buffer_bytes(),
             sources: BTreeMap::new(),
-            full: BTreeSet::new(),
+            full: BTreeMap::new(),
             stage: Stage::Waiting,
             failure: None,
         });
@@ -301,8 +303,8 @@ struct Run<'a> {
     buffer_bytes: usize,
     /// Where each source sends from.
     sources: BTreeMap<Origin, SocketAddr>,
-    /// Runs that have enough receivers: their calls are for others.
-    full: BTreeSet<u32>,
+    /// Runs that have enough receivers, so that their calls are for others, and until when that is believed.
+    full: BTreeMap<u32, Timestamp>,
     stage: Stage,
     failure: Option<Failure>,
 }
@@ -368,7 +370,9 @@ impl Run<'_> {
         let Some(from) = self.sources.get(&origin) else {
             return;
         };
-        if self.options.is_listening_only || self.full.contains(&run) {
+        let now = self.clock.now();
+        let is_full = self.full.get(&run).is_some_and(|until| now < *until);
+        if self.options.is_listening_only || is_full {
             return;
         }
         // With everything else that belongs to the address: of a link-local one, the interface.
@@ -413,8 +417,9 @@ impl Run<'_> {
                 let _ = is_ready.send(());
             }
             Ok(News::Full) => {
+                self.full.retain(|_, until| now < *until);
                 if self.full.len() < RUNS_MAX {
-                    self.full.insert(path.run);
+                    self.full.insert(path.run, now + ASK_AGAIN);
                 }
                 self.stage = Stage::Waiting;
             }

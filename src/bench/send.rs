@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -226,7 +227,8 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         .map_err(|error| Failure::system("cannot send", &error))?;
     looping.set_idle(options.place.idle);
     stop.watch(&looping);
-    let (port, joining) = gather(options, run, clock)?;
+    let names = Names::default();
+    let (port, joining) = gather(options, run, clock, names.clone())?;
     let mut source = Source {
         options,
         stop: stop.clone(),
@@ -236,6 +238,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         filling: filling(fold(options.seed), options.size),
         stretch: BytesMut::new(),
         joining,
+        names,
         stage: Stage::Gathering {
             joined: Vec::new(),
             call_at: Timestamp::ZERO,
@@ -293,6 +296,32 @@ fn station(
     Ok(station)
 }
 
+/// Who is there: the thread that takes receivers in and the source's loop, which sees them go, share it.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+impl Names {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn len(&self) -> usize {
+        self.all().len()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.all().contains(name)
+    }
+
+    fn insert(&self, name: &str) {
+        self.all().insert(name.to_owned());
+    }
+
+    fn remove(&self, name: &str) {
+        self.all().remove(name);
+    }
+}
+
 /// A receiver that takes part.
 struct Member {
     hello: Hello,
@@ -305,6 +334,7 @@ fn gather(
     options: &SendOptions,
     run: u32,
     clock: Clock,
+    names: Names,
 ) -> Result<(u16, Receiver<Member>), Failure> {
     let own = options.place.own_address().ok_or_else(|| {
         Failure::Failed(format!(
@@ -327,7 +357,6 @@ fn gather(
     let receivers = options.receivers;
     // Ends with the process: who comes when all are there is told so, and may join another source.
     thread::spawn(move || {
-        let mut names = BTreeSet::new();
         loop {
             let Ok((stream, _)) = listener.accept() else {
                 // Too many open files, most likely, and nothing tells when there are fewer.
@@ -339,7 +368,7 @@ fn gather(
             } else {
                 &Welcome::Full
             };
-            match welcome(stream, run, clock, wanted, &mut names) {
+            match welcome(stream, run, clock, wanted, &names) {
                 Ok(Some(member)) => {
                     if join.send(member).is_err() {
                         return;
@@ -360,7 +389,7 @@ fn welcome(
     run: u32,
     clock: Clock,
     wanted: &Welcome,
-    names: &mut BTreeSet<String>,
+    names: &Names,
 ) -> io::Result<Option<Member>> {
     let mut control = Control::new(stream)?;
     // Whoever says nothing holds up the others.
@@ -384,6 +413,7 @@ fn welcome(
         None
     };
     if let Some(why) = refused {
+        tracing::warn!("receiver {} was refused: {why}", hello.name);
         control.put(&Welcome::Out(why))?;
         return Ok(None);
     }
@@ -394,7 +424,7 @@ fn welcome(
     let offset = control.compare_clocks(clock, &ClockId::of(clock), &hello.clock)?;
     control.put(&Ask::Ready)?;
     let _: Told = control.take()?;
-    names.insert(hello.name.clone());
+    names.insert(&hello.name);
     Ok(Some(Member {
         hello,
         control,
@@ -495,6 +525,7 @@ struct Source<'a> {
     filling: Vec<u8>,
     stretch: BytesMut,
     joining: Receiver<Member>,
+    names: Names,
     stage: Stage,
     failure: Option<Failure>,
 }
@@ -537,6 +568,19 @@ impl Source<'_> {
             return Next::Done;
         };
         joined.extend(self.joining.try_iter());
+        let is_full = joined.len() >= self.options.receivers;
+        if is_full || now >= *call_at {
+            // Who went away before the run leaves room for another, or for itself.
+            joined.retain(|member| {
+                let name = &member.hello.name;
+                let has_ended = member.control.has_ended();
+                if has_ended {
+                    tracing::warn!("receiver {name} has left before the run; waiting for another");
+                    self.names.remove(name);
+                }
+                !has_ended
+            });
+        }
         if joined.len() >= self.options.receivers {
             let members = std::mem::take(joined);
             self.begin(now, node, members);
