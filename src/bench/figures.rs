@@ -57,7 +57,7 @@ impl Percentiles {
 }
 
 /// What one receiver has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReceiverFigures {
     /// Its name.
     pub name: String,
@@ -509,19 +509,8 @@ mod tests {
         let came = |arrivals: &[u64]| Came {
             arrivals: arrivals.to_vec(),
             figures: ReceiverFigures {
-                name: String::new(),
-                left: None,
-                received: 0,
-                missing: 0,
-                duplicates: 0,
-                out_of_order: 0,
-                altered: 0,
-                latency_us: Percentiles::default(),
-                below_zero: 0,
                 clock_error_us: 250.0,
-                usage: Usage::default(),
-                stats: Default::default(),
-                receive_buffer_bytes: 0,
+                ..ReceiverFigures::default()
             },
         };
         let intended = [100, 200, 300];

@@ -20,8 +20,7 @@ use crate::station::StationEvent;
 use crate::time::{Timestamp, saturating_nanos};
 
 use super::control::{
-    Ask, ClockId, Control, Handed, Hello, NEVER, Offset, ReceiverStats, SILENCE, Told, Welcome,
-    why_silent,
+    Ask, ClockId, Control, Handed, Hello, NEVER, Offset, SILENCE, Told, Welcome, why_silent,
 };
 use super::figures::{
     self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
@@ -437,18 +436,9 @@ impl Member {
     fn figures(&self) -> ReceiverFigures {
         ReceiverFigures {
             name: self.hello.name.clone(),
-            left: None,
-            received: 0,
-            missing: 0,
-            duplicates: 0,
-            out_of_order: 0,
-            altered: 0,
-            latency_us: Percentiles::default(),
-            below_zero: 0,
             clock_error_us: self.offset.bound_ns as f64 / 1_000.0,
-            usage: Usage::default(),
-            stats: ReceiverStats::default(),
             receive_buffer_bytes: self.hello.receive_buffer_bytes,
+            ..ReceiverFigures::default()
         }
     }
 }
@@ -500,6 +490,8 @@ enum Stage {
         /// The figures of those who have not, as if they never will, by name.
         awaited: BTreeMap<String, ReceiverFigures>,
         news: Receiver<(String, io::Result<Came>)>,
+        /// What the source had used by when.
+        spent: Vec<(Timestamp, Usage)>,
         until: Timestamp,
     },
     /// All have, or have left.
@@ -697,6 +689,7 @@ impl Source<'_> {
             came: Vec::new(),
             awaited,
             news,
+            spent: vec![(now, Usage::now())],
             until: now + HAND_OVER,
         };
         Next::At(now + LOOK_EVERY)
@@ -710,6 +703,7 @@ impl Source<'_> {
             came,
             awaited,
             news,
+            spent,
             until,
         } = &mut self.stage
         else {
@@ -720,6 +714,10 @@ impl Source<'_> {
                 continue;
             };
             came.push(told.unwrap_or_else(|error| gone(figures, &why_silent(&error))));
+        }
+        let is_stale = |(at, _): &(Timestamp, Usage)| now >= *at + LOOK_EVERY;
+        if spent.last().is_none_or(is_stale) {
+            spent.push((now, Usage::now()));
         }
         if !awaited.is_empty() && now < *until {
             return Next::At(now + LOOK_EVERY);
@@ -732,10 +730,23 @@ impl Source<'_> {
         came.extend(awaited.map(|figures| gone(figures, &late)));
         let mut came = std::mem::take(came);
         came.sort_by(|a, b| a.figures.name.cmp(&b.figures.name));
-        let sent = std::mem::take(schedule).over(&node.station.stats());
+        let used = used_by_the_last(spent, &came);
+        let sent = std::mem::take(schedule).over(&node.station.stats(), used);
         self.stage = Stage::Over { sent, came };
         Next::Done
     }
+}
+
+/// What the source had used when the last message had come to the last receiver: that it then waited for what never came is no
+/// cost of a message. To [`LOOK_EVERY`]; of what came to receivers that left, nothing is known.
+fn used_by_the_last(spent: &[(Timestamp, Usage)], came: &[Came]) -> Usage {
+    let arrivals = came.iter().flat_map(|receiver| &receiver.arrivals);
+    let last = arrivals.filter(|&&arrival| arrival != NEVER).max();
+    let last = Timestamp::from_nanos(last.copied().unwrap_or(0));
+    let after = spent.iter().find(|(at, _)| *at >= last);
+    after
+        .or(spent.last())
+        .map_or_else(Usage::now, |(_, used)| *used)
 }
 
 /// What is said of a receiver that has left: it took with it what came.
@@ -763,7 +774,7 @@ impl Schedule {
         self.start.plus_nanos(saturating_nanos(offset))
     }
 
-    fn over(self, after: &Stats) -> Sent {
+    fn over(self, after: &Stats, used: Usage) -> Sent {
         let before = &self.before;
         Sent {
             intended: self.intended,
@@ -775,7 +786,7 @@ impl Schedule {
                 - before.parity_sent,
             copies: after.copies_sent - before.copies_sent,
             nacks: after.nacks_received - before.nacks_received,
-            usage: Usage::now().since(self.used),
+            usage: used.since(self.used),
         }
     }
 }
@@ -787,4 +798,35 @@ fn cut(stretch: &mut BytesMut, run: u32, index: u64, filling: &[u8], size: usize
     }
     Content::Measured(index).encode(stretch, run, filling, size);
     stretch.split().freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_what_never_came_costs_nothing() {
+        let used = |cpu_s| Usage {
+            cpu_s,
+            rss_bytes: 0,
+        };
+        let at = Timestamp::from_nanos;
+        let spent = [
+            (at(100), used(1.0)),
+            (at(200), used(2.0)),
+            (at(900), used(9.0)),
+        ];
+        let by = |arrivals: &[&[u64]]| {
+            let came = arrivals.iter().map(|arrivals| Came {
+                arrivals: arrivals.to_vec(),
+                figures: ReceiverFigures::default(),
+            });
+            used_by_the_last(&spent, &Vec::from_iter(came)).cpu_s
+        };
+        assert_eq!(by(&[&[50, NEVER], &[150, 60]]), 2.0);
+        assert_eq!(by(&[&[50], &[60]]), 1.0);
+        // By a clock that is ahead.
+        assert_eq!(by(&[&[1_000]]), 9.0);
+        assert_eq!(by(&[&[NEVER], &[]]), 1.0);
+    }
 }
