@@ -33,8 +33,9 @@ pub(super) enum BenchCommand {
     Report(ReportArgs),
 }
 
+/// What both ends of a run are told.
 #[derive(Debug, Args)]
-struct PlaceArgs {
+struct EndArgs {
     /// Where the run takes place: an interface's name, index or address [default: the floor's, else loopback]
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
@@ -55,6 +56,12 @@ struct PlaceArgs {
     /// Messages are not protected: to be said wherever somebody else could hear them, which is everywhere but on loopback
     #[arg(long)]
     open_lab: bool,
+    /// Decides what a source fills its messages with, and which datagrams a receiver drops [default: drawn; a source shows it]
+    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
+    seed: Option<u64>,
+    /// Print JSON: one object; of several receivers one a line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -88,14 +95,8 @@ pub(super) struct SendArgs {
     /// Write down how long each message took to each receiver, a line for each message
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
-    /// Decides what messages are filled with [default: drawn, and shown]
-    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
-    seed: Option<u64>,
     #[command(flatten)]
-    place: PlaceArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    end: EndArgs,
 }
 
 #[derive(Debug, Args)]
@@ -125,14 +126,8 @@ pub(super) struct ReceiveArgs {
     /// Hear and ask for repair as any other, but take part in no run; ends after --wait
     #[arg(long)]
     listen_only: bool,
-    /// Decides which datagrams are dropped [default: drawn]
-    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
-    seed: Option<u64>,
     #[command(flatten)]
-    place: PlaceArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    end: EndArgs,
 }
 
 #[derive(Debug, Args)]
@@ -282,7 +277,7 @@ pub(super) fn run(command: BenchCommand, stop: &Stop) -> Result<Ending, Failure>
 
 fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
     let options = SendOptions {
-        place: place(&args.place, "send")?,
+        place: args.end.place("send")?,
         messages: args.messages,
         size: args.size,
         rate: args.rate,
@@ -292,8 +287,8 @@ fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         stall: args.stall,
         data_rate: None,
         samples: args.samples,
-        seed: drawn(args.seed)?,
-        is_json: args.json,
+        seed: drawn(args.end.seed)?,
+        is_json: args.end.json,
     };
     bench::send(&options, stop)
 }
@@ -302,7 +297,7 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
     check_name(&args.name)?;
     check_longest(&args.name, args.count)?;
     let options = ReceiveOptions {
-        place: place(&args.place, "receive")?,
+        place: args.end.place("receive")?,
         name: args.name,
         count: args.count,
         busy: args.busy,
@@ -311,8 +306,8 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
         ignore_every: args.ignore_every,
         leave_after: args.leave_after,
         is_listening_only: args.listen_only,
-        seed: drawn(args.seed)?,
-        is_json: args.json,
+        seed: drawn(args.end.seed)?,
+        is_json: args.end.json,
     };
     bench::receive(&options, stop)
 }
@@ -337,45 +332,47 @@ fn drawn(seed: Option<u64>) -> Result<u64, Failure> {
     }
 }
 
-/// Where a run takes place: what is said, else what the floor says, else loopback.
-fn place(args: &PlaceArgs, command: &str) -> Result<Place, Failure> {
-    let floor = args.floor.as_deref().map(Floor::load).transpose();
-    let floor = floor.map_err(|error| Failure::Usage(error.to_string()))?;
-    let spec = match (&args.interface, &floor) {
-        (Some(interface), _) => Some(
-            interface
-                .parse()
-                .map_err(|error| Failure::Usage(format!("--interface: {error}")))?,
-        ),
-        (None, Some(floor)) => Some(floor.interface.clone()),
-        (None, None) => None,
-    };
-    let of_floor = floor.as_ref().and_then(|floor| {
-        let all = floor.group("all").or_else(|| floor.groups.first());
-        all.map(|group| group.address)
-    });
-    let place = Place {
-        interface: interface(spec.as_ref())?,
-        group: args.group.or(of_floor).unwrap_or(GROUP),
-        io: args.io,
-        train_datagrams: args.train,
-        idle: args.processor.idle,
-    };
-    args.processor.pin()?;
-    if !place.group.ip().is_multicast() {
-        return Err(Failure::Usage(format!(
-            "--group: {} is no multicast address; a run needs one, such as {GROUP}",
-            place.group
-        )));
+impl EndArgs {
+    /// Where a run takes place: what is said, else what the floor says, else loopback.
+    fn place(&self, command: &str) -> Result<Place, Failure> {
+        let floor = self.floor.as_deref().map(Floor::load).transpose();
+        let floor = floor.map_err(|error| Failure::Usage(error.to_string()))?;
+        let spec = match (&self.interface, &floor) {
+            (Some(interface), _) => Some(
+                interface
+                    .parse()
+                    .map_err(|error| Failure::Usage(format!("--interface: {error}")))?,
+            ),
+            (None, Some(floor)) => Some(floor.interface.clone()),
+            (None, None) => None,
+        };
+        let of_floor = floor.as_ref().and_then(|floor| {
+            let all = floor.group("all").or_else(|| floor.groups.first());
+            all.map(|group| group.address)
+        });
+        let place = Place {
+            interface: interface(spec.as_ref())?,
+            group: self.group.or(of_floor).unwrap_or(GROUP),
+            io: self.io,
+            train_datagrams: self.train,
+            idle: self.processor.idle,
+        };
+        self.processor.pin()?;
+        if !place.group.ip().is_multicast() {
+            return Err(Failure::Usage(format!(
+                "--group: {} is no multicast address; a run needs one, such as {GROUP}",
+                place.group
+            )));
+        }
+        let is_open = self.open_lab && is_local(place.group.ip());
+        if place.interface.kind == InterfaceKind::Loopback || is_open {
+            return Ok(place);
+        }
+        Err(Failure::Usage(format!(
+            "bench {command} does not protect its messages, and interface {} is not loopback; in a laboratory say so with --open-lab, and use a group within 239.255.0.0/16 (IPv6: scopes 1 to 3), not {}",
+            place.interface, place.group
+        )))
     }
-    let is_open = args.open_lab && is_local(place.group.ip());
-    if place.interface.kind == InterfaceKind::Loopback || is_open {
-        return Ok(place);
-    }
-    Err(Failure::Usage(format!(
-        "bench {command} does not protect its messages, and interface {} is not loopback; in a laboratory say so with --open-lab, and use a group within 239.255.0.0/16 (IPv6: scopes 1 to 3), not {}",
-        place.interface, place.group
-    )))
 }
 
 fn interface(spec: Option<&InterfaceSpec>) -> Result<Interface, Failure> {
