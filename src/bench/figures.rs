@@ -257,16 +257,7 @@ pub(super) fn summary(
         figures.received = messages - figures.missing;
         figures.latency_us = Percentiles::of(&mut took.clone());
     }
-    let begun = sent.intended.first().copied().unwrap_or(0);
-    let arrivals = || came.iter().flat_map(|receiver| &receiver.arrivals);
-    let ended = arrivals().copied().filter(|&at| at != NEVER).max();
-    let seconds = ended.map_or(0.0, |ended| ended.saturating_sub(begun) as f64 / 1e9);
-    let complete = samples.last.iter().filter(|&&nanos| nanos != NEVER).count() as f64;
-    let messages_per_s = if seconds > 0.0 {
-        complete / seconds
-    } else {
-        0.0
-    };
+    let (seconds, messages_per_s) = pace(sent, &came, &samples);
     let payload = (messages * circumstances.size as u64) as f64;
     let wire = (sent.bytes + sent.datagrams * HEADERS_BYTES) as f64;
     let per_receiver: Vec<_> = came.into_iter().map(|came| came.figures).collect();
@@ -317,6 +308,20 @@ pub(super) fn summary(
         kernel: kernel(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         seed: circumstances.seed,
+    }
+}
+
+/// The seconds from the first send to the last arrival, and how many messages each of them every receiver had.
+fn pace(sent: &Sent, came: &[Came], samples: &Samples) -> (f64, f64) {
+    let begun = sent.intended.first().copied().unwrap_or(0);
+    let arrivals = came.iter().flat_map(|receiver| &receiver.arrivals);
+    let ended = arrivals.copied().filter(|&at| at != NEVER).max();
+    let seconds = ended.map_or(0.0, |ended| ended.saturating_sub(begun) as f64 / 1e9);
+    let complete = samples.last.iter().filter(|&&nanos| nanos != NEVER).count() as f64;
+    if seconds > 0.0 {
+        (seconds, complete / seconds)
+    } else {
+        (seconds, 0.0)
     }
 }
 
