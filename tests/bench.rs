@@ -187,31 +187,53 @@ fn every_way_to_the_system_gives_the_same() {
     }
 }
 
-/// Goal: receivers that share a process are receivers like others. Method: twelve on one thread, with loss.
+/// Goal: receivers that share a process are receivers like others. Method: twelve on one thread and on five, with loss; they
+/// speak one after the other, in order, and the source says how many threads they had.
 #[test]
 fn receivers_may_share_a_process() {
-    let group = group();
-    let receivers = bench(&group, "receive --json --name r --count 12 --loss 2")
-        .spawn()
+    for threads in [1, 5] {
+        let group = group();
+        let words = format!("receive --json --name r --count 12 --loss 2 --threads {threads}");
+        let receivers = bench(&group, &words).spawn().unwrap();
+        let source = bench(
+            &group,
+            "send --json --receivers 12 --messages 1000 --rate 5000",
+        )
+        .output()
         .unwrap();
-    let source = bench(
-        &group,
-        "send --json --receivers 12 --messages 1000 --rate 5000",
-    )
-    .output()
-    .unwrap();
+        let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+        let received = summary["received"].as_object().unwrap();
+        assert_eq!(received.len(), 12);
+        assert!(received.values().all(|count| count == 1_000), "{summary}");
+        assert_eq!(summary["threads"], threads, "{summary}");
+        let output = receivers.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let lines = lines.lines().map(|line| {
+            let said: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(said["threads"], threads);
+            said["name"].as_str().unwrap().to_owned()
+        });
+        let expected: Vec<_> = (0..12).map(|number| format!("r-{number}")).collect();
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Goal: what one of a process fails at, ends all of its threads. Method: one of four, on four threads, goes away; the others
+/// would wait for a minute.
+#[test]
+fn threads_end_together() {
+    let group = group();
+    let words = "receive --name r --count 4 --threads 4 --leave-after 10";
+    let receivers = bench(&group, words).spawn().unwrap();
+    let words = "send --json --receivers 4 --messages 1000 --rate 5000";
+    let source = bench(&group, words).output().unwrap();
+    assert_eq!(source.status.code(), Some(1));
     let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
-    let received = summary["received"].as_object().unwrap();
-    assert_eq!(received.len(), 12);
-    assert!(received.values().all(|count| count == 1_000), "{summary}");
+    assert_eq!(summary["left"].as_array().unwrap().len(), 4, "{summary}");
     let output = receivers.wait_with_output().unwrap();
-    assert_eq!(
-        (
-            output.status.code(),
-            output.stdout.iter().filter(|&&it| it == b'\n').count()
-        ),
-        (Some(0), 12)
-    );
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(sentence(&output).lines().count(), 1, "{output:?}");
 }
 
 /// Goal: a scenario leaves everything behind that a comparison needs. Method: a sweep of two cells, twice; a folder that is
@@ -499,12 +521,20 @@ fn what_cannot_be_measured_is_refused() {
         "send --interface nowhere0",
         "send --samples /nowhere/at/all",
         "receive --name r0 --loss 91",
+        "receive --name r0 --threads 2",
+        "receive --name r0 --count 2 --threads 0",
+        "receive --name r0 --count 2 --threads 2 --cpu 100000",
         "receive",
     ] {
         let output = bench(&group, bad).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{bad}");
         assert_eq!(sentence(&output).lines().count(), 1, "{bad}");
     }
+    let mut spread = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    spread.args(["bench", "run", "--receivers", "4", "--threads", "2"]);
+    let output = spread.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(sentence(&output).contains("threads is 2"), "{output:?}");
     // The longest name there is, and one with which the number behind it is too much.
     for (length, count, code) in [(64, 1, 1), (61, 12, 1), (62, 12, 2), (63, 2, 2)] {
         let name = "n".repeat(length);

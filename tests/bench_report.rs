@@ -189,6 +189,14 @@ fn unlike_runs_are_refused() {
             &["idle is", "dreams"],
         ),
         (
+            |it| it["scenario"]["threads"] = 2.into(),
+            &["scenario.threads is 1", "2 in"],
+        ),
+        (
+            |it| each(it, |it| it["threads"] = 2.into()),
+            &["threads is 1", "2 in"],
+        ),
+        (
             |it| {
                 let runs = it["runs"].as_array_mut().unwrap();
                 runs.retain(|run| run["cell"]["loss"] != 5.0);

@@ -42,6 +42,8 @@ pub(super) struct Hello {
     /// Whose clock it reads.
     pub(super) clock: ClockId,
     pub(super) receive_buffer_bytes: usize,
+    /// Loops that the receivers of its process are spread over.
+    pub(super) threads: usize,
 }
 
 /// A clock that several processes may read.

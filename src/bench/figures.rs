@@ -87,6 +87,14 @@ pub struct ReceiverFigures {
     pub stats: super::control::ReceiverStats,
     /// Receive buffer granted, bytes.
     pub receive_buffer_bytes: usize,
+    /// Threads that the receivers of its process are spread over.
+    #[serde(default = "one")]
+    pub threads: usize,
+}
+
+/// Results from before a process could have more say nothing of it.
+const fn one() -> usize {
+    1
 }
 
 /// What a run comes to.
@@ -156,6 +164,9 @@ pub struct Summary {
     pub io: String,
     /// Datagrams of the source that went as part of a train.
     pub in_trains: u64,
+    /// Threads that the receivers of a process are spread over; the most of any.
+    #[serde(default = "one")]
+    pub threads: usize,
     /// How the source waited.
     pub idle: String,
     /// Send buffer granted, bytes.
@@ -264,6 +275,7 @@ pub(super) fn summary(
     let total = |of: fn(&ReceiverFigures) -> u64| per_receiver.iter().map(of).sum::<u64>();
     let cpu_s = sent.usage.cpu_s + per_receiver.iter().map(|one| one.usage.cpu_s).sum::<f64>();
     let error = per_receiver.iter().map(|one| one.clock_error_us);
+    let threads = per_receiver.iter().map(|one| one.threads);
     Summary {
         event: "summary".to_owned(),
         messages,
@@ -299,6 +311,7 @@ pub(super) fn summary(
         usage: sent.usage,
         cpu_us_per_message: cpu_s * 1e6 / messages as f64,
         clock_error_us: error.fold(0.0, f64::max),
+        threads: threads.max().unwrap_or(1),
         per_receiver,
         security: "open-lab".to_owned(),
         io: circumstances.io,

@@ -39,6 +39,10 @@ pub struct ReceiveOptions {
     pub name: String,
     /// How many receivers this process is: with more than one, each has its number behind its name.
     pub count: usize,
+    /// Over how many loops they are spread, each on a thread of its own; 1 to `count`.
+    pub threads: usize,
+    /// The processor of the first thread, where they are to stay on some; the others take those that follow.
+    pub cpu: Option<usize>,
     /// How long to wait for a source.
     pub wait: Duration,
     /// Share of datagrams dropped where they arrive, 0 to 1.
@@ -65,76 +69,153 @@ pub fn name_of(name: &str, number: usize, count: usize) -> String {
     }
 }
 
-/// Takes part in one run, as one receiver or as several on one thread.
+/// Takes part in one run, as one receiver or as several.
 ///
 /// # Errors
 /// [`Failure`] when it cannot start, when no source calls, or when the source goes away.
 pub fn run(options: &ReceiveOptions, stop: &Stop) -> Result<Ending, Failure> {
     options.place.check_route()?;
-    let clock = Clock::start();
-    let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
-    let failed = |error| Failure::system("cannot receive", &error);
-    let mut looping = Loop::new(options.place.network(), clock).map_err(failed)?;
-    let mut receivers = Vec::with_capacity(options.count);
-    for number in 0..options.count {
-        let name = name_of(&options.name, number, options.count);
-        let config = Place::station(&name, draw()?, true);
-        let station = Recorded::new(config, draw()?, clock.now(), None);
-        let seed = options.seed.wrapping_add(number as u64);
-        let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, seed));
-        looping
-            .add(station, &[Place::group_id()], drops)
-            .map_err(failed)?;
-        receivers.push(Run {
-            options,
-            name,
-            clock,
-            deadline: clock.now() + options.wait,
-            buffer_bytes: looping.nodes()[number].receive_buffer_bytes(),
-            sources: BTreeMap::new(),
-            full: BTreeMap::new(),
-            stage: Stage::Waiting,
-            failure: None,
-        });
-    }
-    looping.set_idle(options.place.idle);
-    stop.watch(&looping);
-    let mut program = Receivers {
-        receivers,
+    let shared = Shared {
+        options,
+        clock: Clock::start(),
         stop: stop.clone(),
+        given_up: Stop::default(),
     };
-    looping
-        .run(&mut program)
-        .map_err(|error| Failure::system("cannot go on", &error))?;
-    let mut ending = Ending::Done;
-    if options.is_listening_only {
-        return Ok(ending);
-    }
-    for receiver in program.receivers {
-        if let Some(failure) = receiver.failure {
-            return Err(failure);
+    let shared = &shared;
+    let shares = thread::scope(|scope| {
+        let others =
+            (1..options.threads).map(|thread| scope.spawn(move || shared.take_part(thread)));
+        let others: Vec<_> = others.collect();
+        let mut shares = vec![shared.take_part(0)];
+        shares.extend(others.into_iter().map(|other| {
+            let share = other.join();
+            share.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }));
+        shares
+    });
+    let mut receivers = BTreeMap::new();
+    let mut failure = None;
+    for share in shares {
+        match share {
+            Ok(share) => receivers.extend(share),
+            Err(first) => failure = failure.or(Some(first)),
         }
-        let one = match receiver.stage {
-            Stage::Ended(outcome) => report(options, &outcome)?,
-            _ => Ending::Failed,
+    }
+    let mut ending = Ending::Done;
+    for receiver in receivers.into_values() {
+        let one = match receiver {
+            Fate::Ended(outcome) => report(options, &outcome)?,
+            Fate::BrokenOff if options.is_listening_only => Ending::Done,
+            Fate::BrokenOff => Ending::Failed,
+            Fate::Failed(first) => {
+                failure = failure.or(Some(first));
+                continue;
+            }
         };
         if one != Ending::Done {
             ending = one;
         }
     }
-    Ok(ending)
+    failure.map_or(Ok(ending), Err)
 }
 
-/// All receivers of this process.
+/// What became of a receiver.
+enum Fate {
+    /// It has handed over what came.
+    Ended(Outcome),
+    /// It was told to stop, or another one of this process failed.
+    BrokenOff,
+    Failed(Failure),
+}
+
+/// What all threads of this process have in common.
+struct Shared<'a> {
+    options: &'a ReceiveOptions,
+    /// One for all, whose readings can be compared.
+    clock: Clock,
+    stop: Stop,
+    /// One of the receivers has failed, and the process with it.
+    given_up: Stop,
+}
+
+impl Shared<'_> {
+    /// Every so-manyth receiver, in a loop on this thread; what became of each, by number.
+    fn take_part(&self, thread: usize) -> Result<BTreeMap<usize, Fate>, Failure> {
+        let share = self.pin(thread).and_then(|()| self.receive(thread));
+        let has_failed = |share: &BTreeMap<usize, Fate>| {
+            let mut fates = share.values();
+            fates.any(|fate| matches!(fate, Fate::Failed(_)))
+        };
+        if share.as_ref().map_or(true, has_failed) {
+            self.given_up.request();
+        }
+        share
+    }
+
+    fn pin(&self, thread: usize) -> Result<(), Failure> {
+        let processor = self.options.cpu.map(|first| first + thread);
+        let pinned = processor.map_or(Ok(()), runtime::pin);
+        pinned.map_err(|sentence| Failure::Usage(format!("--cpu: {sentence}")))
+    }
+
+    fn receive(&self, thread: usize) -> Result<BTreeMap<usize, Fate>, Failure> {
+        let Self { options, clock, .. } = *self;
+        let draw =
+            || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
+        let failed = |error| Failure::system("cannot receive", &error);
+        let mut looping = Loop::new(options.place.network(), clock).map_err(failed)?;
+        let numbers = (thread..options.count).step_by(options.threads);
+        let mut receivers = Vec::with_capacity(numbers.len());
+        for (index, number) in numbers.clone().enumerate() {
+            let name = name_of(&options.name, number, options.count);
+            let config = Place::station(&name, draw()?, true);
+            let station = Recorded::new(config, draw()?, clock.now(), None);
+            let seed = options.seed.wrapping_add(number as u64);
+            let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, seed));
+            looping
+                .add(station, &[Place::group_id()], drops)
+                .map_err(failed)?;
+            receivers.push(Run {
+                options,
+                name,
+                clock,
+                deadline: clock.now() + options.wait,
+                buffer_bytes: looping.nodes()[index].receive_buffer_bytes(),
+                sources: BTreeMap::new(),
+                full: BTreeMap::new(),
+                stage: Stage::Waiting,
+                failure: None,
+            });
+        }
+        looping.set_idle(options.place.idle);
+        let stops = [self.stop.clone(), self.given_up.clone()];
+        stops.iter().for_each(|stop| stop.watch(&looping));
+        let mut program = Receivers { receivers, stops };
+        looping
+            .run(&mut program)
+            .map_err(|error| Failure::system("cannot go on", &error))?;
+        Ok(numbers
+            .zip(program.receivers.into_iter().map(Run::fate))
+            .collect())
+    }
+}
+
+/// All receivers of one thread.
 struct Receivers<'a> {
     receivers: Vec<Run<'a>>,
-    stop: Stop,
+    stops: [Stop; 2],
+}
+
+impl Receivers<'_> {
+    fn is_to_stop(&self) -> bool {
+        self.stops.iter().any(Stop::is_requested)
+    }
 }
 
 impl Program for Receivers<'_> {
     /// One that is busy with each message ends between two.
     fn is_ready(&self) -> bool {
-        !self.stop.is_requested()
+        !self.is_to_stop()
     }
 
     fn handle_event(&mut self, _: Moment, index: usize, _: &mut Recorded, event: StationEvent) {
@@ -150,7 +231,7 @@ impl Program for Receivers<'_> {
                 later => next = later,
             }
         }
-        if self.stop.is_requested() {
+        if self.is_to_stop() {
             return Next::Done;
         }
         next
@@ -194,6 +275,8 @@ struct Outcome {
     stats: ReceiverStats,
     usage: Usage,
     receive_buffer_bytes: usize,
+    /// Loops that the process's receivers are spread over.
+    threads: usize,
 }
 
 /// What the silent path brings.
@@ -310,6 +393,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn fate(self) -> Fate {
+        match (self.failure, self.stage) {
+            (Some(failure), _) => Fate::Failed(failure),
+            (None, Stage::Ended(outcome)) => Fate::Ended(outcome),
+            (None, _) => Fate::BrokenOff,
+        }
+    }
+
     fn handle_event(&mut self, event: StationEvent) {
         match event {
             StationEvent::Opaque { at, payload } => match &mut self.stage {
@@ -384,6 +475,7 @@ impl Run<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             clock: ClockId::of(self.clock),
             receive_buffer_bytes: self.buffer_bytes,
+            threads: self.options.threads,
         };
         let (tell, news) = mpsc::channel();
         let (hand, handed) = mpsc::channel();
@@ -511,6 +603,7 @@ impl Run<'_> {
             stats: stats.clone(),
             usage,
             receive_buffer_bytes: self.buffer_bytes,
+            threads: self.options.threads,
         };
         let handed = Handed {
             arrivals: tally.arrivals.len() as u64,

@@ -335,9 +335,13 @@ fn scenario(scenario: &Scenario) -> String {
         ));
     }
     if scenario.one_process {
+        let threads = match scenario.threads {
+            1 => String::new(),
+            threads => format!(", spread over {threads} threads"),
+        };
         rows.push((
             "processes",
-            "all receivers of a source share one".to_owned(),
+            format!("all receivers of a source share one{threads}"),
         ));
     }
     list("What was measured", &rows)

@@ -232,6 +232,7 @@ impl Run<'_> {
         if scenario.one_process {
             let mut words = common(format!("s{source}"), 0, false);
             words.extend(["--count".to_owned(), self.cell.receivers.to_string()]);
+            words.extend(["--threads".to_owned(), scenario.threads.to_string()]);
             return vec![words];
         }
         (0..self.cell.receivers)

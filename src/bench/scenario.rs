@@ -44,6 +44,9 @@ pub struct Scenario {
     /// All receivers of a source are in one process.
     #[serde(default)]
     pub one_process: bool,
+    /// Over how many threads that process spreads them.
+    #[serde(default = "one_thread")]
+    pub threads: usize,
     /// Where.
     #[serde(default)]
     pub hosts: Hosts,
@@ -87,6 +90,10 @@ const fn one_source() -> usize {
     1
 }
 
+const fn one_thread() -> usize {
+    1
+}
+
 fn no_loss() -> Vec<f64> {
     vec![0.0]
 }
@@ -111,6 +118,7 @@ impl Scenario {
             slow_us: None,
             restarting: false,
             one_process: false,
+            threads: one_thread(),
             hosts: Hosts::Loopback,
             repeat: repeat(),
             keep_samples: false,
@@ -195,6 +203,14 @@ impl Scenario {
                 && !(self.one_process && self.slow_us.is_some()),
             "slow_us must be at most 1000000, and needs receivers in processes of their own"
                 .to_owned(),
+        )?;
+        let fewest = self.receivers.iter().copied().min().unwrap_or(1);
+        within(
+            (1..=fewest).contains(&self.threads) && (self.one_process || self.threads == 1),
+            format!(
+                "threads is {}, but must be 1 to {fewest}, the fewest receivers, and more than 1 needs one_process = true",
+                self.threads
+            ),
         )
     }
 
@@ -239,10 +255,15 @@ mod tests {
             "size = 15",
             "repeat = 0",
             "slow_us = 2000000",
+            "threads = 0",
+            "threads = 2",
+            "threads = 2\none_process = true",
         ] {
             let scenario: Scenario = toml::from_str(&format!("{good}{bad}")).unwrap();
             assert!(scenario.check().is_err(), "{bad}");
         }
         assert!(toml::from_str::<Scenario>(&format!("{good}speed = 9")).is_err());
+        let spread = good.replace("[1, 4]", "[2, 4]") + "threads = 2\none_process = true";
+        assert_eq!(toml::from_str::<Scenario>(&spread).unwrap().check(), Ok(()));
     }
 }

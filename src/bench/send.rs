@@ -438,6 +438,7 @@ impl Member {
             name: self.hello.name.clone(),
             clock_error_us: self.offset.bound_ns as f64 / 1_000.0,
             receive_buffer_bytes: self.hello.receive_buffer_bytes,
+            threads: self.hello.threads,
             ..ReceiverFigures::default()
         }
     }

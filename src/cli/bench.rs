@@ -105,9 +105,12 @@ pub(super) struct ReceiveArgs {
     /// The receiver's name; each of a run needs one of its own
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// How many receivers to be, on one thread; each has its number behind the name
+    /// How many receivers to be; each has its number behind the name
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = receivers, allow_hyphen_values = true)]
     count: usize,
+    /// Spread them over so many threads, 1 to --count; with --cpu the first takes that processor, the others those after it
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = threads, allow_hyphen_values = true)]
+    threads: usize,
     /// Be busy with each message for so long, at most 1s, in us, ms or s, such as 150us: a receiver that cannot keep up
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = busy, allow_hyphen_values = true)]
     busy: Duration,
@@ -152,6 +155,9 @@ pub(super) struct RunArgs {
     /// Overrides its receivers
     #[arg(long, value_name = "N", value_parser = receivers, allow_hyphen_values = true)]
     receivers: Option<usize>,
+    /// Overrides the threads that the receivers of a process are spread over
+    #[arg(long, value_name = "T", value_parser = threads, allow_hyphen_values = true)]
+    threads: Option<usize>,
     /// Overrides its loss, percent of datagrams on arrival
     #[arg(long, value_name = "PERCENT", value_parser = loss, allow_hyphen_values = true)]
     loss: Option<f64>,
@@ -230,12 +236,14 @@ fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
         rate,
         size,
         repeat,
+        threads,
         ..
     } = &mut scenario;
     *messages = args.messages.unwrap_or(*messages);
     *rate = args.rate.unwrap_or(*rate);
     *size = args.size.unwrap_or(*size);
     *repeat = args.repeat.unwrap_or(*repeat);
+    *threads = args.threads.unwrap_or(*threads);
     if let Some(receivers) = args.receivers {
         scenario.receivers = vec![receivers];
     }
@@ -247,6 +255,8 @@ fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
         Some(HostsArg::Namespaces) => scenario.hosts = Hosts::Namespaces,
         None => {}
     }
+    // Flags that are good each by itself need not be so together.
+    scenario.check().map_err(Failure::Usage)?;
     let options = RunOptions {
         scenario,
         out: args.out,
@@ -296,10 +306,21 @@ fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
 fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
     check_name(&args.name)?;
     check_longest(&args.name, args.count)?;
+    let count = args.count;
+    if args.threads > count {
+        return Err(Failure::Usage(format!(
+            "--threads {} is more than --count {count}, and each thread needs a receiver; give 1 to {count}",
+            args.threads
+        )));
+    }
+    let place = args.end.place("receive")?;
+    args.end.processor.pin_each(args.threads)?;
     let options = ReceiveOptions {
-        place: args.end.place("receive")?,
+        place,
         name: args.name,
         count: args.count,
+        threads: args.threads,
+        cpu: args.end.processor.cpu(),
         busy: args.busy,
         wait: args.wait,
         loss: args.loss / 100.0,
@@ -398,6 +419,10 @@ fn messages(text: &str) -> Result<u64, String> {
 
 fn size(text: &str) -> Result<usize, String> {
     whole(text, SIZE_MIN..=SIZE_MAX, "bytes")
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    whole(text, 1..=RECEIVERS_MAX, "threads")
 }
 
 fn receivers(text: &str) -> Result<usize, String> {
