@@ -333,6 +333,53 @@ fn who_comes_and_goes_is_not_counted() {
     }
 }
 
+/// Goal: a receiver that stops and starts again within a run is counted, and lacks what was sent while it was away and
+/// nothing else. Method: such a scenario; of two receivers the first has messages of both its lives, the last one among them,
+/// and the other has everything.
+#[test]
+fn who_starts_again_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("again.toml");
+    let text = "name = \"again\"\nmessages = 2000\nrate = 2000\nrestart_after = 200\nreceivers = [2]\nrepeat = 1\nkeep_samples = true\n";
+    fs::write(&scenario, text).unwrap();
+    let out = directory.path().join("out");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    command
+        .args(["bench", "run", "--json", "--out"])
+        .arg(&out)
+        .arg(&scenario);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [back, stayed] = [0, 1].map(|at| &summary["per_receiver"][at]);
+    assert_eq!(
+        (&back["restarts"], &stayed["restarts"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(back["missing"], back["away"], "{summary}");
+    assert_eq!(
+        (&summary["missing"], &summary["away"], &summary["left"]),
+        (&back["away"], &back["away"], &serde_json::json!([]))
+    );
+    assert!(back["received"].as_u64() > Some(200), "{summary}");
+    assert_eq!(
+        (&stayed["received"], &summary["duplicates"]),
+        (&2_000.into(), &0.into())
+    );
+    let kept = fs::read_to_string(out.join("samples-2-0-0.tsv")).unwrap();
+    let last = kept.lines().last().unwrap();
+    assert!(
+        last.starts_with("1999\t") && !last.contains("never"),
+        "{last}"
+    );
+    let group = group();
+    let refused = bench(&group, "receive --name r --count 2 --restart-after 5")
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(sentence(&refused).lines().count(), 1, "{refused:?}");
+}
+
 /// Goal: two sources of one group are told apart even with one seed. Method: two by hand; each is told of its own messages
 /// only, and no latency is 0.
 #[test]

@@ -96,6 +96,8 @@ pub(super) struct Handed {
     pub(super) duplicates: u64,
     pub(super) out_of_order: u64,
     pub(super) altered: u64,
+    /// Of a receiver that stopped and started again: the message that it would have had next, and the first it had then.
+    pub(super) away: Option<(u64, u64)>,
     pub(super) usage: Usage,
     pub(super) stats: ReceiverStats,
 }

@@ -68,6 +68,12 @@ pub struct ReceiverFigures {
     pub received: u64,
     /// Messages that it has not.
     pub missing: u64,
+    /// How often it stopped and started again.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Of those that it has not: sent after its one life's last message and before the other's first.
+    #[serde(default)]
+    pub away: u64,
     /// Messages that it was given twice.
     pub duplicates: u64,
     /// Messages that came before one that was sent earlier.
@@ -119,6 +125,9 @@ pub struct Summary {
     pub left: Vec<String>,
     /// Messages that a receiver has not, over all.
     pub missing: u64,
+    /// Of these, over all: sent while a receiver that was told to stop and start again was not there.
+    #[serde(default)]
+    pub away: u64,
     /// Messages that a receiver was given twice, over all.
     pub duplicates: u64,
     /// Messages that came before one that was sent earlier, over all.
@@ -287,12 +296,9 @@ pub(super) fn summary(
             .iter()
             .map(|one| (one.name.clone(), one.received))
             .collect(),
-        left: per_receiver
-            .iter()
-            .filter(|one| one.left.is_some())
-            .map(|one| one.name.clone())
-            .collect(),
+        left: left(&per_receiver),
         missing: total(|one| one.missing),
+        away: total(|one| one.away),
         duplicates: total(|one| one.duplicates),
         out_of_order: total(|one| one.out_of_order),
         altered: total(|one| one.altered),
@@ -322,6 +328,12 @@ pub(super) fn summary(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         seed: circumstances.seed,
     }
+}
+
+/// The names of those that were not there at the end.
+fn left(each: &[ReceiverFigures]) -> Vec<String> {
+    let left = each.iter().filter(|one| one.left.is_some());
+    left.map(|one| one.name.clone()).collect()
 }
 
 /// The seconds from the first send to the last arrival, and how many messages each of them every receiver had.

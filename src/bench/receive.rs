@@ -51,6 +51,9 @@ pub struct ReceiveOptions {
     pub ignore_every: Option<u64>,
     /// It goes away when it has so many messages, and says nothing of them: a receiver to test a harness with.
     pub leave_after: Option<u64>,
+    /// It stops when it has so many messages and starts again: the same name, and a new station, with new sockets, that knows
+    /// nothing of the old one's messages. Only one receiver to a thread can.
+    pub restart_after: Option<u64>,
     /// It hears and asks for repair as any other, but takes part in no run, and ends when its wait is over.
     pub is_listening_only: bool,
     /// How long it is busy with each message: a receiver that cannot keep up.
@@ -159,44 +162,45 @@ impl Shared<'_> {
     }
 
     fn receive(&self, thread: usize) -> Result<BTreeMap<usize, Fate>, Failure> {
+        let numbers = (thread..self.options.count).step_by(self.options.threads);
+        let receivers = numbers.map(|number| Run::new(self, number));
+        let mut program = Receivers {
+            receivers: receivers.collect(),
+            stops: [self.stop.clone(), self.given_up.clone()],
+        };
+        loop {
+            self.live(&mut program)?;
+            let again = program.receivers.iter_mut().filter_map(Run::begin_again);
+            if again.count() == 0 {
+                break;
+            }
+        }
+        let receivers = program.receivers.into_iter();
+        Ok(receivers.map(|it| (it.number, it.fate())).collect())
+    }
+
+    /// One life of the receivers of a thread: their stations and sockets are there as long as it lasts.
+    fn live(&self, program: &mut Receivers<'_>) -> Result<(), Failure> {
         let Self { options, clock, .. } = *self;
         let draw =
             || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
         let failed = |error| Failure::system("cannot receive", &error);
         let mut looping = Loop::new(options.place.network(), clock).map_err(failed)?;
-        let numbers = (thread..options.count).step_by(options.threads);
-        let mut receivers = Vec::with_capacity(numbers.len());
-        for (index, number) in numbers.clone().enumerate() {
-            let name = name_of(&options.name, number, options.count);
-            let config = Place::station(&name, draw()?, true);
+        for (index, receiver) in program.receivers.iter_mut().enumerate() {
+            let config = Place::station(&receiver.name, draw()?, true);
             let station = Recorded::new(config, draw()?, clock.now(), None);
-            let seed = options.seed.wrapping_add(number as u64);
+            let seed = options.seed.wrapping_add(receiver.number as u64);
             let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, seed));
             looping
                 .add(station, &[Place::group_id()], drops)
                 .map_err(failed)?;
-            receivers.push(Run {
-                options,
-                name,
-                clock,
-                deadline: clock.now() + options.wait,
-                buffer_bytes: looping.nodes()[index].receive_buffer_bytes(),
-                sources: BTreeMap::new(),
-                full: BTreeMap::new(),
-                stage: Stage::Waiting,
-                failure: None,
-            });
+            receiver.buffer_bytes = looping.nodes()[index].receive_buffer_bytes();
         }
         looping.set_idle(options.place.idle);
-        let stops = [self.stop.clone(), self.given_up.clone()];
-        stops.iter().for_each(|stop| stop.watch(&looping));
-        let mut program = Receivers { receivers, stops };
+        program.stops.iter().for_each(|stop| stop.watch(&looping));
         looping
-            .run(&mut program)
-            .map_err(|error| Failure::system("cannot go on", &error))?;
-        Ok(numbers
-            .zip(program.receivers.into_iter().map(Run::fate))
-            .collect())
+            .run(program)
+            .map_err(|error| Failure::system("cannot go on", &error))
     }
 }
 
@@ -342,6 +346,8 @@ struct Tally {
     ignore_every: u64,
     busy: Duration,
     last: Timestamp,
+    /// Of a receiver that has started again: the message that it would have had next, and the first one that it had.
+    away: Option<(u64, Option<u64>)>,
 }
 
 impl Tally {
@@ -366,6 +372,9 @@ impl Tally {
         self.last = clock.now();
         *arrival = self.last.as_nanos();
         self.received += 1;
+        if let Some((_, back)) = &mut self.away {
+            back.get_or_insert(index);
+        }
         self.out_of_order += u64::from(index < self.next);
         self.next = self.next.max(index + 1);
         if !self.busy.is_zero() {
@@ -380,6 +389,7 @@ impl Tally {
 /// One receiver.
 struct Run<'a> {
     options: &'a ReceiveOptions,
+    number: usize,
     name: String,
     clock: Clock,
     deadline: Timestamp,
@@ -390,9 +400,66 @@ struct Run<'a> {
     full: BTreeMap<u32, Timestamp>,
     stage: Stage,
     failure: Option<Failure>,
+    /// Its life is over, and another one begins.
+    is_restarting: bool,
+    /// What was counted in the lives before this one.
+    before: ReceiverStats,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(shared: &Shared<'a>, number: usize) -> Self {
+        let Shared { options, clock, .. } = *shared;
+        Self {
+            options,
+            number,
+            name: name_of(&options.name, number, options.count),
+            clock,
+            deadline: clock.now() + options.wait,
+            buffer_bytes: 0,
+            sources: BTreeMap::new(),
+            full: BTreeMap::new(),
+            stage: Stage::Waiting,
+            failure: None,
+            is_restarting: false,
+            before: ReceiverStats::default(),
+        }
+    }
+
+    /// Starts again, if it has stopped for that. What came in the former life is kept by the harness, not by the station.
+    fn begin_again(&mut self) -> Option<()> {
+        if !std::mem::take(&mut self.is_restarting) || self.failure.is_some() {
+            return None;
+        }
+        self.sources.clear();
+        if let Stage::Running(running) = &mut self.stage {
+            running.tally.away = Some((running.tally.next, None));
+        }
+        Some(())
+    }
+
+    /// Whether it is to stop and start again now.
+    fn is_to_restart(&self) -> bool {
+        let Stage::Running(running) = &self.stage else {
+            return false;
+        };
+        let tally = &running.tally;
+        let after = self.options.restart_after;
+        tally.away.is_none() && after.is_some_and(|after| tally.received >= after)
+    }
+
+    /// What all its lives have counted.
+    fn stats(&self, node: &Node) -> ReceiverStats {
+        let stats = node.station.stats();
+        let before = &self.before;
+        let repaired = stats.repairs_received + stats.segments_mended + stats.copies_used;
+        ReceiverStats {
+            datagrams_received: before.datagrams_received + stats.datagrams_received,
+            nacks_sent: before.nacks_sent + stats.nacks_sent,
+            segments_repaired: before.segments_repaired + repaired,
+            segments_lost: before.segments_lost + stats.segments_lost,
+        }
+    }
+
     fn fate(self) -> Fate {
         match (self.failure, self.stage) {
             (Some(failure), _) => Fate::Failed(failure),
@@ -436,6 +503,11 @@ impl Run<'_> {
             return Next::Done;
         }
         self.look(at.now, node);
+        if self.is_to_restart() {
+            self.before = self.stats(node);
+            self.is_restarting = true;
+            return Next::Done;
+        }
         match &self.stage {
             Stage::Waiting if self.options.is_listening_only && at.now >= self.deadline => {
                 Next::Done
@@ -547,6 +619,7 @@ impl Run<'_> {
             ignore_every: self.options.ignore_every.unwrap_or(u64::MAX),
             busy: self.options.busy,
             last: Timestamp::ZERO,
+            away: None,
         };
         self.stage = Stage::Running(Box::new(Running {
             path,
@@ -561,6 +634,7 @@ impl Run<'_> {
 
     /// Hands over what came, once everything has or nothing comes any more.
     fn end(&mut self, now: Timestamp, node: &Node) {
+        let stats = self.stats(node);
         let Stage::Running(running) = &mut self.stage else {
             return;
         };
@@ -568,7 +642,6 @@ impl Run<'_> {
             return;
         };
         let tally = &mut running.tally;
-        let stats = node.station.stats();
         // As long as it is asked for, it may come: what is given up is asked for no more.
         if stats.nacks_sent != running.asked.0 {
             running.asked = (stats.nacks_sent, now);
@@ -582,12 +655,6 @@ impl Run<'_> {
         if tally.received < sent && !is_quiet {
             return;
         }
-        let stats = ReceiverStats {
-            datagrams_received: stats.datagrams_received,
-            nacks_sent: stats.nacks_sent,
-            segments_repaired: stats.repairs_received + stats.segments_mended + stats.copies_used,
-            segments_lost: stats.segments_lost,
-        };
         // What the process has used, in equal parts.
         let used = running.used.since(running.began);
         let usage = used.part(self.options.count);
@@ -610,6 +677,7 @@ impl Run<'_> {
             duplicates: tally.duplicates,
             out_of_order: tally.out_of_order,
             altered: tally.altered,
+            away: tally.away.map(|(from, back)| (from, back.unwrap_or(sent))),
             usage,
             stats,
         };

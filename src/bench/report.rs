@@ -97,7 +97,10 @@ fn page(results: &Results) -> Result<String, Failure> {
 fn faults(results: &Results) -> String {
     let total = |of: fn(&Summary) -> u64| results.summaries().map(of).sum::<u64>();
     let kinds = [
-        (total(|it| it.missing), "missing, they never came"),
+        (
+            total(|it| it.missing.saturating_sub(it.away)),
+            "missing, they never came",
+        ),
         (total(|it| it.duplicates), "delivered twice"),
         (total(|it| it.out_of_order), "out of order"),
         (total(|it| it.altered), "altered"),
@@ -129,7 +132,14 @@ fn faults(results: &Results) -> String {
             told.join("; ")
         ),
     };
-    verdict + &unmeasured
+    let away = match total(|it| it.away) {
+        0 => String::new(),
+        count => format!(
+            "<p class=\"soft\">Besides, {} were sent while a receiver that the scenario restarts was not there; in the latencies they never came.</p>\n",
+            shown(count as f64)
+        ),
+    };
+    verdict + &away + &unmeasured
 }
 
 /// A figure and the number itself, for programs; what never came in red.
@@ -333,6 +343,10 @@ fn scenario(scenario: &Scenario) -> String {
             "one more receiver",
             "comes and goes all the time".to_owned(),
         ));
+    }
+    if let Some(after) = scenario.restart_after {
+        let text = format!("stops with {} messages, and starts again", number(after));
+        rows.push(("the first receiver", text));
     }
     if scenario.one_process {
         let threads = match scenario.threads {

@@ -103,7 +103,8 @@ pub fn run(options: &RunOptions, stop: &Stop) -> Result<Ending, Failure> {
                 seed: options.seed.wrapping_add(number),
             };
             let sources = one.measure(turn)?;
-            if sources.iter().any(|summary| summary.missing > 0) {
+            // A scenario that restarts a receiver asks for what it misses.
+            if sources.iter().any(|summary| summary.missing > summary.away) {
                 ending = Ending::Failed;
             }
             for summary in &sources {
@@ -217,15 +218,18 @@ impl Run<'_> {
     /// What each receiver of one source is told.
     fn receivers(&self, source: usize) -> Vec<Vec<String>> {
         let scenario = &self.options.scenario;
-        let common = |name: String, at: usize, busy: bool| {
+        let common = |name: String, at: usize, is_first: bool| {
             let mut words = vec!["receive".to_owned(), "--name".to_owned(), name];
             words.extend(["--loss".to_owned(), self.cell.loss.to_string()]);
             // Each loses by itself.
             let number = (source * self.cell.receivers + at) as u64;
             let seed = self.seed.wrapping_add(number);
             words.extend(["--seed".to_owned(), seed.to_string()]);
-            if let Some(slow) = scenario.slow_us.filter(|_| busy) {
+            if let Some(slow) = scenario.slow_us.filter(|_| is_first) {
                 words.extend(["--busy".to_owned(), format!("{slow}us")]);
+            }
+            if let Some(after) = scenario.restart_after.filter(|_| is_first) {
+                words.extend(["--restart-after".to_owned(), after.to_string()]);
             }
             words
         };

@@ -41,6 +41,9 @@ pub struct Scenario {
     /// One more receiver comes and goes all the time; it is not counted.
     #[serde(default)]
     pub restarting: bool,
+    /// The first receiver stops when it has so many messages, and starts again; it is counted as any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_after: Option<u64>,
     /// All receivers of a source are in one process.
     #[serde(default)]
     pub one_process: bool,
@@ -117,6 +120,7 @@ impl Scenario {
             sources: one_source(),
             slow_us: None,
             restarting: false,
+            restart_after: None,
             one_process: false,
             threads: one_thread(),
             hosts: Hosts::Loopback,
@@ -204,6 +208,14 @@ impl Scenario {
             "slow_us must be at most 1000000, and needs receivers in processes of their own"
                 .to_owned(),
         )?;
+        within(
+            self.restart_after
+                .is_none_or(|after| (1..self.messages).contains(&after) && !self.one_process),
+            format!(
+                "restart_after must be 1 to {}, less than messages, and needs receivers in processes of their own",
+                self.messages.saturating_sub(1)
+            ),
+        )?;
         let fewest = self.receivers.iter().copied().min().unwrap_or(1);
         within(
             (1..=fewest).contains(&self.threads) && (self.one_process || self.threads == 1),
@@ -255,6 +267,9 @@ mod tests {
             "size = 15",
             "repeat = 0",
             "slow_us = 2000000",
+            "restart_after = 0",
+            "restart_after = 5",
+            "restart_after = 3\none_process = true",
             "threads = 0",
             "threads = 2",
             "threads = 2\none_process = true",

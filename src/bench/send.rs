@@ -151,6 +151,10 @@ fn describe(summary: &Summary) -> String {
             left.join(", ")
         ),
     };
+    let away = match summary.away {
+        0 => String::new(),
+        count => format!(" ({count} of them sent while a receiver started again)"),
+    };
     let below_zero = match summary.below_zero {
         0 => String::new(),
         count => format!(
@@ -160,7 +164,7 @@ fn describe(summary: &Summary) -> String {
     };
     format!(
         "{} messages of {} bytes to {} receivers, {rate}\n\
-         {left}missing {}, duplicates {}, out of order {}, altered {}\n\
+         {left}missing {}{away}, duplicates {}, out of order {}, altered {}\n\
          {}\n{}\n{below_zero}\
          {:.0} messages a second to every receiver ({:.1} MB/s), {:.2} us of processor for each, all sides\n\
          {} datagrams, {} repairs, {} NACKs, {:.3} bytes on the wire per payload byte; {}, {}, clocks within {:.1} us, seed {}",
@@ -457,9 +461,17 @@ fn collect(mut member: Member, sent: u64) -> io::Result<Came> {
     for arrival in arrivals.iter_mut().filter(|arrival| **arrival != NEVER) {
         *arrival = offset.to_ours(*arrival);
     }
+    // Those that were sent while it was not there; no others are excused.
+    let away = handed.away.map_or(0, |(from, to)| {
+        let is_within =
+            |(index, arrival): &(u64, &u64)| (from..to).contains(index) && **arrival == NEVER;
+        (0..).zip(&arrivals).filter(is_within).count() as u64
+    });
     Ok(Came {
         arrivals,
         figures: ReceiverFigures {
+            restarts: u64::from(handed.away.is_some()),
+            away,
             duplicates: handed.duplicates,
             out_of_order: handed.out_of_order,
             altered: handed.altered,

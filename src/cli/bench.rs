@@ -126,6 +126,9 @@ pub(super) struct ReceiveArgs {
     /// Go away in the middle of a run, with so many messages: shows whether a harness counts who has left
     #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
     leave_after: Option<u64>,
+    /// Stop with so many messages, and start again at once as a new life of the same name; not with --count
+    #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
+    restart_after: Option<u64>,
     /// Hear and ask for repair as any other, but take part in no run; ends after --wait
     #[arg(long)]
     listen_only: bool,
@@ -313,6 +316,11 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
             args.threads
         )));
     }
+    if args.restart_after.is_some() && count > 1 {
+        return Err(Failure::Usage(format!(
+            "--restart-after is for one receiver, which stops with everything it has, and not for --count {count}; start it by itself"
+        )));
+    }
     let place = args.end.place("receive")?;
     args.end.processor.pin_each(args.threads)?;
     let options = ReceiveOptions {
@@ -326,6 +334,7 @@ fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
         loss: args.loss / 100.0,
         ignore_every: args.ignore_every,
         leave_after: args.leave_after,
+        restart_after: args.restart_after,
         is_listening_only: args.listen_only,
         seed: drawn(args.end.seed)?,
         is_json: args.end.json,
