@@ -85,6 +85,51 @@ fn what_is_missing_counts_as_never() {
     );
 }
 
+/// Goal: a receiver that leaves costs the others nothing, and is named. Method: one of three goes away after 100 of 1,000
+/// messages, on a schedule and without one: two have everything, the third counts as never, and the samples say so too.
+#[test]
+fn who_leaves_does_not_take_the_others_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let samples = directory.path().join("samples.tsv");
+    for rate in [10_000, 0] {
+        let group = group();
+        let receivers = ["a", "b", "c"].map(|name| {
+            let extra = if name == "b" {
+                " --leave-after 100"
+            } else {
+                ""
+            };
+            let words = format!("receive --json --name {name}{extra}");
+            bench(&group, &words).spawn().unwrap()
+        });
+        let words = format!(
+            "send --json --receivers 3 --messages 1000 --size 64 --rate {rate} --samples {}",
+            samples.display()
+        );
+        let source = bench(&group, &words).output().unwrap();
+        assert_eq!(source.status.code(), Some(1), "{source:?}");
+        let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+        assert_eq!(
+            (&summary["left"], &summary["missing"]),
+            (&serde_json::json!(["b"]), &1_000.into())
+        );
+        let received = &summary["received"];
+        assert_eq!(
+            (&received["a"], &received["b"], &received["c"]),
+            (&1_000.into(), &0.into(), &1_000.into())
+        );
+        assert!(summary["last_us"]["p50"].is_null(), "{summary}");
+        let each = summary["per_receiver"].as_array().unwrap();
+        assert!(each[0]["latency_us"]["max"].is_f64() && each[0]["left"].is_null());
+        assert!(each[1]["latency_us"]["p50"].is_null() && each[1]["left"].is_string());
+        assert!(sentence(&source).contains("receiver b has left"));
+        let kept = fs::read_to_string(&samples).unwrap();
+        assert!(kept.lines().skip(1).all(|line| line.contains("\tnever\t")));
+        let codes = receivers.map(|receiver| receiver.wait_with_output().unwrap().status.code());
+        assert_eq!(codes, [Some(0), Some(1), Some(0)]);
+    }
+}
+
 /// Goal: a source that comes late does not make its messages early. Method: it is held up for 100 ms in the middle of a
 /// schedule of 200 ms: what should have gone out meanwhile is half of everything, and took up to 100 ms more.
 #[test]
@@ -142,31 +187,53 @@ fn every_way_to_the_system_gives_the_same() {
     }
 }
 
-/// Goal: receivers that share a process are receivers like others. Method: twelve on one thread, with loss.
+/// Goal: receivers that share a process are receivers like others. Method: twelve on one thread and on five, with loss; they
+/// speak one after the other, in order, and the source says how many threads they had.
 #[test]
 fn receivers_may_share_a_process() {
-    let group = group();
-    let receivers = bench(&group, "receive --json --name r --count 12 --loss 2")
-        .spawn()
+    for threads in [1, 5] {
+        let group = group();
+        let words = format!("receive --json --name r --count 12 --loss 2 --threads {threads}");
+        let receivers = bench(&group, &words).spawn().unwrap();
+        let source = bench(
+            &group,
+            "send --json --receivers 12 --messages 1000 --rate 5000",
+        )
+        .output()
         .unwrap();
-    let source = bench(
-        &group,
-        "send --json --receivers 12 --messages 1000 --rate 5000",
-    )
-    .output()
-    .unwrap();
+        let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+        let received = summary["received"].as_object().unwrap();
+        assert_eq!(received.len(), 12);
+        assert!(received.values().all(|count| count == 1_000), "{summary}");
+        assert_eq!(summary["threads"], threads, "{summary}");
+        let output = receivers.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let lines = lines.lines().map(|line| {
+            let said: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(said["threads"], threads);
+            said["name"].as_str().unwrap().to_owned()
+        });
+        let expected: Vec<_> = (0..12).map(|number| format!("r-{number}")).collect();
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Goal: what one of a process fails at, ends all of its threads. Method: one of four, on four threads, goes away; the others
+/// would wait for a minute.
+#[test]
+fn threads_end_together() {
+    let group = group();
+    let words = "receive --name r --count 4 --threads 4 --leave-after 10";
+    let receivers = bench(&group, words).spawn().unwrap();
+    let words = "send --json --receivers 4 --messages 1000 --rate 5000";
+    let source = bench(&group, words).output().unwrap();
+    assert_eq!(source.status.code(), Some(1));
     let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
-    let received = summary["received"].as_object().unwrap();
-    assert_eq!(received.len(), 12);
-    assert!(received.values().all(|count| count == 1_000), "{summary}");
+    assert_eq!(summary["left"].as_array().unwrap().len(), 4, "{summary}");
     let output = receivers.wait_with_output().unwrap();
-    assert_eq!(
-        (
-            output.status.code(),
-            output.stdout.iter().filter(|&&it| it == b'\n').count()
-        ),
-        (Some(0), 12)
-    );
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(sentence(&output).lines().count(), 1, "{output:?}");
 }
 
 /// Goal: a scenario leaves everything behind that a comparison needs. Method: a sweep of two cells, twice; a folder that is
@@ -266,6 +333,53 @@ fn who_comes_and_goes_is_not_counted() {
     }
 }
 
+/// Goal: a receiver that stops and starts again within a run is counted, and lacks what was sent while it was away and
+/// nothing else. Method: such a scenario; of two receivers the first has messages of both its lives, the last one among them,
+/// and the other has everything.
+#[test]
+fn who_starts_again_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("again.toml");
+    let text = "name = \"again\"\nmessages = 2000\nrate = 2000\nrestart_after = 200\nreceivers = [2]\nrepeat = 1\nkeep_samples = true\n";
+    fs::write(&scenario, text).unwrap();
+    let out = directory.path().join("out");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    command
+        .args(["bench", "run", "--json", "--out"])
+        .arg(&out)
+        .arg(&scenario);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [back, stayed] = [0, 1].map(|at| &summary["per_receiver"][at]);
+    assert_eq!(
+        (&back["restarts"], &stayed["restarts"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(back["missing"], back["away"], "{summary}");
+    assert_eq!(
+        (&summary["missing"], &summary["away"], &summary["left"]),
+        (&back["away"], &back["away"], &serde_json::json!([]))
+    );
+    assert!(back["received"].as_u64() > Some(200), "{summary}");
+    assert_eq!(
+        (&stayed["received"], &summary["duplicates"]),
+        (&2_000.into(), &0.into())
+    );
+    let kept = fs::read_to_string(out.join("samples-2-0-0.tsv")).unwrap();
+    let last = kept.lines().last().unwrap();
+    assert!(
+        last.starts_with("1999\t") && !last.contains("never"),
+        "{last}"
+    );
+    let group = group();
+    let refused = bench(&group, "receive --name r --count 2 --restart-after 5")
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(sentence(&refused).lines().count(), 1, "{refused:?}");
+}
+
 /// Goal: two sources of one group are told apart even with one seed. Method: two by hand; each is told of its own messages
 /// only, and no latency is 0.
 #[test]
@@ -308,6 +422,120 @@ fn a_run_of_many_ends() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
+/// Goal: what was measured is told, whatever becomes of the samples, and a run that fails leaves a file of them as it was.
+/// Method: samples to a disk that is full (Linux has a device for it), and a run without a receiver.
+#[test]
+fn samples_that_cannot_be_kept_cost_nothing_else() {
+    if cfg!(target_os = "linux") {
+        let group = group();
+        let receiver = bench(&group, "receive --name r").spawn().unwrap();
+        let words = "send --json --receivers 1 --messages 100 --samples /dev/full";
+        let source = bench(&group, words).output().unwrap();
+        let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+        assert_eq!(summary["received"]["r"], 100);
+        assert_eq!(source.status.code(), Some(1));
+        let said = sentence(&source);
+        assert!(said.starts_with("floorcast: --samples: cannot write /dev/full"));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(receiver.wait_with_output().unwrap().status.code(), Some(0));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let samples = directory.path().join("samples.tsv");
+    fs::write(&samples, "dear").unwrap();
+    let words = format!(
+        "send --receivers 1 --wait 50ms --samples {}",
+        samples.display()
+    );
+    let alone = bench(&group(), &words).output().unwrap();
+    assert_eq!(alone.status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&samples).unwrap(), "dear");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// Goal: a name that is taken is refused at once, by a sentence that says so, and costs the run nothing: whoever goes away
+/// before it, the source waits for another. Method: two of one name, of whom one is refused while the source waits; a process
+/// of two receivers, one of whose names is taken, so that the other, which may have been there, goes with it; then two with
+/// names of their own, and the run is whole.
+#[test]
+fn a_name_that_is_taken_costs_the_run_nothing() {
+    let group = group();
+    let words = "send --json --receivers 3 --wait 60s --messages 500 --rate 5000";
+    let source = bench(&group, words).spawn().unwrap();
+    let mut twins: Vec<Child> = [0, 1]
+        .map(|_| bench(&group, "receive --name r-1").spawn().unwrap())
+        .into();
+    let refused = loop {
+        let ended = |twin: &mut Child| twin.try_wait().unwrap().is_some();
+        match twins.iter_mut().position(ended) {
+            Some(at) => break twins.remove(at).wait_with_output().unwrap(),
+            None => std::thread::yield_now(),
+        }
+    };
+    let pair = bench(&group, "receive --name r --count 2")
+        .output()
+        .unwrap();
+    for output in [refused, pair] {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = sentence(&output);
+        assert!(
+            said.contains("already; give each a --name of its own"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let others = bench(&group, "receive --name other --count 2")
+        .output()
+        .unwrap();
+    assert_eq!(others.status.code(), Some(0), "{others:?}");
+    let source = source.wait_with_output().unwrap();
+    assert_eq!(source.status.code(), Some(0), "{source:?}");
+    let summary: Value = serde_json::from_slice(&source.stdout).unwrap();
+    assert_eq!(
+        summary["received"],
+        serde_json::json!({"other-0": 500, "other-1": 500, "r-1": 500})
+    );
+    assert!(
+        sentence(&source).contains("receiver r-1 was refused"),
+        "{source:?}"
+    );
+    let stayed = twins.remove(0).wait_with_output().unwrap();
+    assert_eq!(stayed.status.code(), Some(0), "{stayed:?}");
+}
+
+/// Goal: an IPv6 group works where the system carries it, and elsewhere one sentence says what is lacking. Method: a machine
+/// of its own (a network namespace, where a test may make one), whose loopback has no route for such groups, and is given one.
+#[test]
+fn ipv6_groups_work_where_there_is_a_route() {
+    let within = |script: &str| {
+        let script = format!("ip link set lo up && {script}");
+        let mut command = Command::new("unshare");
+        command.args(["-r", "-n", "sh", "-c", &script]);
+        command.env("FLOORCAST", env!("CARGO_BIN_EXE_floorcast"));
+        command.output()
+    };
+    if !within("ip -6 route show").is_ok_and(|output| output.status.success()) {
+        println!("skipped: no network namespaces, or no ip");
+        return;
+    }
+    let place = "--interface lo --group [ff15::77]:21077";
+    for end in ["send", "receive --name r"] {
+        let output = within(&format!("$FLOORCAST bench {end} {place}")).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = sentence(&output);
+        assert!(said.contains("ip -6 route add"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let route = "ip -6 route add local ff00::/8 dev lo";
+    let output = within(&format!(
+        "{route} && {{ $FLOORCAST bench receive --name r {place} >&2 & \
+         $FLOORCAST bench send --json --messages 500 {place} || kill $!; wait $!; }}"
+    ));
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["received"]["r"], 500, "{summary}");
+}
+
 /// Goal: a run that cannot be is refused in one sentence. Method: a receiver too few; two of one name; bad flags.
 #[test]
 fn what_cannot_be_measured_is_refused() {
@@ -340,11 +568,30 @@ fn what_cannot_be_measured_is_refused() {
         "send --interface nowhere0",
         "send --samples /nowhere/at/all",
         "receive --name r0 --loss 91",
+        "receive --name r0 --threads 2",
+        "receive --name r0 --count 2 --threads 0",
+        "receive --name r0 --count 2 --threads 2 --cpu 100000",
         "receive",
     ] {
         let output = bench(&group, bad).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{bad}");
         assert_eq!(sentence(&output).lines().count(), 1, "{bad}");
+    }
+    let mut spread = Command::new(env!("CARGO_BIN_EXE_floorcast"));
+    spread.args(["bench", "run", "--receivers", "4", "--threads", "2"]);
+    let output = spread.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(sentence(&output).contains("threads is 2"), "{output:?}");
+    // The longest name there is, and one with which the number behind it is too much.
+    for (length, count, code) in [(64, 1, 1), (61, 12, 1), (62, 12, 2), (63, 2, 2)] {
+        let name = "n".repeat(length);
+        let words = format!("receive --name {name} --count {count} --wait 50ms");
+        let output = bench(&group, &words).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words}");
+        assert_eq!(
+            sentence(&output).contains("too long for --count"),
+            code == 2
+        );
     }
 }
 

@@ -189,6 +189,14 @@ fn unlike_runs_are_refused() {
             &["idle is", "dreams"],
         ),
         (
+            |it| it["scenario"]["threads"] = 2.into(),
+            &["scenario.threads is 1", "2 in"],
+        ),
+        (
+            |it| each(it, |it| it["threads"] = 2.into()),
+            &["threads is 1", "2 in"],
+        ),
+        (
             |it| {
                 let runs = it["runs"].as_array_mut().unwrap();
                 runs.retain(|run| run["cell"]["loss"] != 5.0);
@@ -358,6 +366,17 @@ fn a_report_goes_where_it_is_said() {
         &lab.run(&["bench", "report", "nowhere"]),
         &["nowhere", "bench run --out"],
     );
+    if cfg!(target_os = "linux") {
+        // A full disk is nobody's wrong usage, and another name would not mend it.
+        let ended = lab.run(&["bench", "report", folder, "--out", "/dev/full"]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let said = &ended.stderr;
+        assert!(
+            said.contains("/dev/full") && !said.contains("name a file"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
 }
 
 /// Goal: a browser takes the page as it is meant. Method: Chromium, where it is installed, writes down what it made of it.

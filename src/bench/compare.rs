@@ -77,13 +77,14 @@ fn difference(a: &Results, b: &Results) -> Option<Unlike> {
     fields("scenario", &scenarios, &["name", "why", "repeat"])
         .or_else(|| fields("environment", &environments, &["version"]))
         .or_else(|| cells(a, b))
-        .or_else(|| mode("security", [a, b], |it| &it.security))
-        .or_else(|| mode("io", [a, b], |it| &it.io))
-        .or_else(|| mode("idle", [a, b], |it| &it.idle))
+        .or_else(|| mode("security", [a, b], |it| it.security.clone()))
+        .or_else(|| mode("io", [a, b], |it| it.io.clone()))
+        .or_else(|| mode("idle", [a, b], |it| it.idle.clone()))
+        .or_else(|| mode("threads", [a, b], |it| it.threads.to_string()))
 }
 
 /// What the runs of a side say of how they were done, where the two sides do not say the same.
-fn mode(what: &str, sides: [&Results; 2], of: fn(&Summary) -> &str) -> Option<Unlike> {
+fn mode(what: &str, sides: [&Results; 2], of: fn(&Summary) -> String) -> Option<Unlike> {
     let [in_a, in_b] = sides.map(|side| {
         let all: BTreeSet<_> = side.summaries().map(of).collect();
         Vec::from_iter(all).join(", ")

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::runtime::Clock;
 use crate::time::Timestamp;
@@ -18,6 +19,12 @@ use super::usage::Usage;
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// How long the other side may stay silent, outside a run.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
+/// During a run nothing is said, for however long it takes; the systems of both sides ask each other instead, and no program
+/// is woken. After so long without a word, so often, so many times without an answer: then the other machine is gone, after
+/// as long as it may be silent outside a run. A cable that is pulled and put back within that costs nothing.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_EVERY: Duration = Duration::from_secs(3);
+const PROBES: u32 = 5;
 /// Exchanges of clocks; the quickest counts.
 const EXCHANGES: usize = 64;
 /// Arrivals written at a time.
@@ -35,6 +42,8 @@ pub(super) struct Hello {
     /// Whose clock it reads.
     pub(super) clock: ClockId,
     pub(super) receive_buffer_bytes: usize,
+    /// Loops that the receivers of its process are spread over.
+    pub(super) threads: usize,
 }
 
 /// A clock that several processes may read.
@@ -87,6 +96,8 @@ pub(super) struct Handed {
     pub(super) duplicates: u64,
     pub(super) out_of_order: u64,
     pub(super) altered: u64,
+    /// Of a receiver that stopped and started again: the message that it would have had next, and the first it had then.
+    pub(super) away: Option<(u64, u64)>,
     pub(super) usage: Usage,
     pub(super) stats: ReceiverStats,
 }
@@ -119,6 +130,15 @@ impl Control {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
+        let probing = TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_EVERY)
+            .with_retries(PROBES);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&probing)?;
+        // As long as a word is on its way nothing is asked: without this bound it would be sent again for minutes.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(SILENCE))?;
         Ok(Self {
             writer: stream.try_clone()?,
             reader: BufReader::with_capacity(CHUNK * 8, stream),
@@ -128,6 +148,19 @@ impl Control {
     /// How long the other side may stay silent from now on.
     pub(super) fn set_silence(&self, silence: Option<Duration>) -> io::Result<()> {
         self.writer.set_read_timeout(silence)
+    }
+
+    /// Whether the other side has hung up. Only while it has nothing to say.
+    pub(super) fn has_ended(&self) -> bool {
+        let looked = self
+            .writer
+            .set_nonblocking(true)
+            .and_then(|()| self.writer.peek(&mut [0]));
+        let is_blocking = self.writer.set_nonblocking(false).is_ok();
+        match looked {
+            Ok(bytes) => bytes == 0 || !is_blocking,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock || !is_blocking,
+        }
     }
 
     pub(super) fn put(&mut self, value: &impl Serialize) -> io::Result<()> {
@@ -235,6 +268,20 @@ impl ClockId {
     }
 }
 
+/// Why the other side is heard no more.
+pub(super) fn why_silent(error: &io::Error) -> String {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::UnexpectedEof | Kind::ConnectionReset | Kind::BrokenPipe => {
+            "it has ended before the run was over".to_owned()
+        }
+        Kind::WouldBlock | Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable => {
+            format!("it no longer answers ({error}); its machine, or the way to it, is gone")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Serves a receiver's end until the run is over: answers the source's questions.
 pub(super) fn answer_until_over(control: &mut Control, clock: Clock) -> io::Result<u64> {
     loop {
@@ -253,5 +300,39 @@ pub(super) fn answer_until_over(control: &mut Control, clock: Clock) -> io::Resu
 fn told(now: Timestamp) -> Told {
     Told {
         now_ns: now.as_nanos(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Goal: a machine that is gone is noticed in a run without end too. Method: both ends' sockets are asked what they do in
+    /// a silence; that the system does it, no test waits for.
+    #[test]
+    fn both_ends_ask_whether_the_other_machine_is_there() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let ours = Control::connect(listener.local_addr().unwrap()).unwrap();
+        let theirs = Control::new(listener.accept().unwrap().0).unwrap();
+        for end in [&ours, &theirs] {
+            end.set_silence(None).unwrap();
+            let socket = SockRef::from(&end.writer);
+            assert!(socket.keepalive().unwrap());
+            #[cfg(target_os = "linux")]
+            {
+                let after = socket.tcp_keepalive_time().unwrap();
+                let every = socket.tcp_keepalive_interval().unwrap();
+                let gone_after = after + every * socket.tcp_keepalive_retries().unwrap();
+                assert_eq!(gone_after, SILENCE);
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
+            }
+        }
+        assert!(!ours.has_ended());
+        drop(theirs);
+        let mut ours = ours;
+        let error = ours.take::<Told>().unwrap_err();
+        assert!(why_silent(&error).contains("has ended"), "{error}");
+        assert!(ours.has_ended());
     }
 }

@@ -57,14 +57,23 @@ impl Percentiles {
 }
 
 /// What one receiver has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReceiverFigures {
     /// Its name.
     pub name: String,
+    /// Why it was not there at the end, where it was not: what came to it is not known, and counts as missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
     /// Messages that it has.
     pub received: u64,
     /// Messages that it has not.
     pub missing: u64,
+    /// How often it stopped and started again.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Of those that it has not: sent after its one life's last message and before the other's first.
+    #[serde(default)]
+    pub away: u64,
     /// Messages that it was given twice.
     pub duplicates: u64,
     /// Messages that came before one that was sent earlier.
@@ -73,6 +82,9 @@ pub struct ReceiverFigures {
     pub altered: u64,
     /// From when a message should have been sent until it was here.
     pub latency_us: Percentiles,
+    /// Messages that came before they were sent, by two clocks that are not quite together: their latency counts as 0.
+    #[serde(default)]
+    pub below_zero: u64,
     /// Its clock's error against the source's, microseconds at most.
     pub clock_error_us: f64,
     /// What it used during the run.
@@ -81,6 +93,14 @@ pub struct ReceiverFigures {
     pub stats: super::control::ReceiverStats,
     /// Receive buffer granted, bytes.
     pub receive_buffer_bytes: usize,
+    /// Threads that the receivers of its process are spread over.
+    #[serde(default = "one")]
+    pub threads: usize,
+}
+
+/// Results from before a process could have more say nothing of it.
+const fn one() -> usize {
+    1
 }
 
 /// What a run comes to.
@@ -100,14 +120,23 @@ pub struct Summary {
     pub sent: u64,
     /// Messages that each receiver has, by name.
     pub received: BTreeMap<String, u64>,
+    /// Receivers that were not there at the end: all their messages are missing, and what they used is in no cost.
+    #[serde(default)]
+    pub left: Vec<String>,
     /// Messages that a receiver has not, over all.
     pub missing: u64,
+    /// Of these, over all: sent while a receiver that was told to stop and start again was not there.
+    #[serde(default)]
+    pub away: u64,
     /// Messages that a receiver was given twice, over all.
     pub duplicates: u64,
     /// Messages that came before one that was sent earlier, over all.
     pub out_of_order: u64,
     /// Messages that came altered, over all.
     pub altered: u64,
+    /// Messages that came before they were sent, over all: clocks are no better than `clock_error_us`. They count as 0.
+    #[serde(default)]
+    pub below_zero: u64,
     /// From the intended send time to each receiver, all together.
     pub receiver_us: Percentiles,
     /// From the intended send time to the last receiver.
@@ -144,6 +173,9 @@ pub struct Summary {
     pub io: String,
     /// Datagrams of the source that went as part of a train.
     pub in_trains: u64,
+    /// Threads that the receivers of a process are spread over; the most of any.
+    #[serde(default = "one")]
+    pub threads: usize,
     /// How the source waited.
     pub idle: String,
     /// Send buffer granted, bytes.
@@ -179,30 +211,42 @@ pub(super) struct Came {
 }
 
 /// For each message, the nanoseconds until each receiver had it, in the receivers' order, and until the last had it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Samples {
     pub(super) each: Vec<Vec<u64>>,
     pub(super) last: Vec<u64>,
+    /// How many each receiver had before they were sent.
+    below_zero: Vec<u64>,
 }
 
 impl Samples {
-    /// A message that came before it was sent, by two clocks that are not quite together, took no time.
+    /// A message that came before it was sent, by two clocks that are not quite together, took no time, and is counted.
     pub(super) fn of(intended: &[u64], came: &[Came]) -> Self {
         let mut last = vec![0; intended.len()];
         let mut each = Vec::with_capacity(came.len());
+        let mut below_zero = Vec::with_capacity(came.len());
         for receiver in came {
             let mut took = Vec::with_capacity(intended.len());
+            let mut below = 0;
             for (at, &due) in intended.iter().enumerate() {
                 let nanos = match receiver.arrivals.get(at) {
                     None | Some(&NEVER) => NEVER,
-                    Some(&arrival) => arrival.saturating_sub(due),
+                    Some(&arrival) => {
+                        below += u64::from(arrival < due);
+                        arrival.saturating_sub(due)
+                    }
                 };
                 last[at] = nanos.max(last[at]);
                 took.push(nanos);
             }
             each.push(took);
+            below_zero.push(below);
         }
-        Self { each, last }
+        Self {
+            each,
+            last,
+            below_zero,
+        }
     }
 }
 
@@ -225,28 +269,22 @@ pub(super) fn summary(
     circumstances: Circumstances,
 ) -> Summary {
     let messages = sent.intended.len() as u64;
-    for (receiver, took) in came.iter_mut().zip(&samples.each) {
+    let taken = samples.each.iter().zip(&samples.below_zero);
+    for (receiver, (took, &below_zero)) in came.iter_mut().zip(taken) {
         let figures = &mut receiver.figures;
+        figures.below_zero = below_zero;
         figures.missing = took.iter().filter(|&&nanos| nanos == NEVER).count() as u64;
         figures.received = messages - figures.missing;
         figures.latency_us = Percentiles::of(&mut took.clone());
     }
-    let begun = sent.intended.first().copied().unwrap_or(0);
-    let arrivals = || came.iter().flat_map(|receiver| &receiver.arrivals);
-    let ended = arrivals().copied().filter(|&at| at != NEVER).max();
-    let seconds = ended.map_or(0.0, |ended| ended.saturating_sub(begun) as f64 / 1e9);
-    let complete = samples.last.iter().filter(|&&nanos| nanos != NEVER).count() as f64;
-    let messages_per_s = if seconds > 0.0 {
-        complete / seconds
-    } else {
-        0.0
-    };
+    let (seconds, messages_per_s) = pace(sent, &came, &samples);
     let payload = (messages * circumstances.size as u64) as f64;
     let wire = (sent.bytes + sent.datagrams * HEADERS_BYTES) as f64;
     let per_receiver: Vec<_> = came.into_iter().map(|came| came.figures).collect();
     let total = |of: fn(&ReceiverFigures) -> u64| per_receiver.iter().map(of).sum::<u64>();
     let cpu_s = sent.usage.cpu_s + per_receiver.iter().map(|one| one.usage.cpu_s).sum::<f64>();
     let error = per_receiver.iter().map(|one| one.clock_error_us);
+    let threads = per_receiver.iter().map(|one| one.threads);
     Summary {
         event: "summary".to_owned(),
         messages,
@@ -258,10 +296,13 @@ pub(super) fn summary(
             .iter()
             .map(|one| (one.name.clone(), one.received))
             .collect(),
+        left: left(&per_receiver),
         missing: total(|one| one.missing),
+        away: total(|one| one.away),
         duplicates: total(|one| one.duplicates),
         out_of_order: total(|one| one.out_of_order),
         altered: total(|one| one.altered),
+        below_zero: total(|one| one.below_zero),
         receiver_us: Percentiles::of(&mut samples.each.concat()),
         last_us: Percentiles::of(&mut samples.last.clone()),
         late_us_max: sent.late_ns_max as f64 / 1_000.0,
@@ -276,6 +317,7 @@ pub(super) fn summary(
         usage: sent.usage,
         cpu_us_per_message: cpu_s * 1e6 / messages as f64,
         clock_error_us: error.fold(0.0, f64::max),
+        threads: threads.max().unwrap_or(1),
         per_receiver,
         security: "open-lab".to_owned(),
         io: circumstances.io,
@@ -285,6 +327,26 @@ pub(super) fn summary(
         kernel: kernel(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         seed: circumstances.seed,
+    }
+}
+
+/// The names of those that were not there at the end.
+fn left(each: &[ReceiverFigures]) -> Vec<String> {
+    let left = each.iter().filter(|one| one.left.is_some());
+    left.map(|one| one.name.clone()).collect()
+}
+
+/// The seconds from the first send to the last arrival, and how many messages each of them every receiver had.
+fn pace(sent: &Sent, came: &[Came], samples: &Samples) -> (f64, f64) {
+    let begun = sent.intended.first().copied().unwrap_or(0);
+    let arrivals = came.iter().flat_map(|receiver| &receiver.arrivals);
+    let ended = arrivals.copied().filter(|&at| at != NEVER).max();
+    let seconds = ended.map_or(0.0, |ended| ended.saturating_sub(begun) as f64 / 1e9);
+    let complete = samples.last.iter().filter(|&&nanos| nanos != NEVER).count() as f64;
+    if seconds > 0.0 {
+        (seconds, complete / seconds)
+    } else {
+        (seconds, 0.0)
     }
 }
 
@@ -477,22 +539,41 @@ mod tests {
         let came = |arrivals: &[u64]| Came {
             arrivals: arrivals.to_vec(),
             figures: ReceiverFigures {
-                name: String::new(),
-                received: 0,
-                missing: 0,
-                duplicates: 0,
-                out_of_order: 0,
-                altered: 0,
-                latency_us: Percentiles::default(),
-                clock_error_us: 0.0,
-                usage: Usage::default(),
-                stats: Default::default(),
-                receive_buffer_bytes: 0,
+                clock_error_us: 250.0,
+                ..ReceiverFigures::default()
             },
         };
         let intended = [100, 200, 300];
         let samples = Samples::of(&intended, &[came(&[110, 290, 300]), came(&[150, NEVER])]);
         assert_eq!(samples.last, [50, NEVER, NEVER]);
         assert_eq!(samples.each, [vec![10, 90, 0], vec![50, NEVER, NEVER]]);
+        assert_eq!(samples.below_zero, [0, 0]);
+        // A clock that is behind the source's: what it shows is no latency, and is not hidden.
+        let behind = [came(&[90, 190, 310]), came(&[100, NEVER])];
+        let samples = Samples::of(&intended, &behind);
+        assert_eq!(samples.each, [vec![0, 0, 10], vec![0, NEVER, NEVER]]);
+        let sent = Sent {
+            intended: intended.to_vec(),
+            late_ns_max: 0,
+            datagrams: 3,
+            bytes: 300,
+            repairs: 0,
+            copies: 0,
+            nacks: 0,
+            usage: Usage::default(),
+        };
+        let circumstances = Circumstances {
+            size: 100,
+            rate: 1.0,
+            io: String::new(),
+            in_trains: 0,
+            idle: String::new(),
+            send_buffer_bytes: 0,
+            seed: 0,
+        };
+        let summary = summary(&sent, Vec::from(behind), samples, circumstances);
+        let each = summary.per_receiver.iter().map(|one| one.below_zero);
+        assert_eq!(each.collect::<Vec<_>>(), [2, 0]);
+        assert_eq!((summary.below_zero, summary.clock_error_us), (2, 250.0));
     }
 }

@@ -17,13 +17,16 @@ mod run;
 mod scenario;
 mod send;
 mod usage;
+mod whole;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 
 use bytes::{BufMut, BytesMut};
+use socket2::{Domain, Socket, Type};
 
 use crate::net::{Interface, InterfaceKind, InterfaceSpec, IoMode};
 use crate::notice::OPAQUE;
+use crate::output::Failure;
 use crate::proto::{self, Join};
 use crate::runtime::{Idle, Network};
 use crate::station::StationConfig;
@@ -31,7 +34,7 @@ use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
 pub use compare::CompareOptions;
 pub use figures::{Percentiles, ReceiverFigures, Summary};
-pub use receive::ReceiveOptions;
+pub use receive::{ReceiveOptions, name_of};
 pub use report::ReportOptions;
 pub use run::{ResultFile, RunOptions};
 pub use scenario::{Cell, Hosts, Scenario};
@@ -81,6 +84,43 @@ impl Place {
 
     fn stream() -> StreamId {
         StreamId::new(Self::group_id(), Lane::Routine)
+    }
+
+    /// The address of the group's family that datagrams leave from, where receivers call the source back.
+    fn own_address(&self) -> Option<SocketAddr> {
+        if self.group.is_ipv4() {
+            return Some(SocketAddr::from((self.interface.v4?, 0)));
+        }
+        let ip = self.interface.v6?;
+        let scope = if ip.is_unicast_link_local() {
+            self.interface.index
+        } else {
+            0
+        };
+        Some(SocketAddrV6::new(ip, 0, 0, scope).into())
+    }
+
+    /// Whether the system would send to the group at all. An IPv6 group takes a route on the interface, which a loopback
+    /// seldom has; without one both ends would wait for each other. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`], with what gives it a route.
+    fn check_route(&self) -> Result<(), Failure> {
+        let SocketAddr::V6(group) = self.group else {
+            return Ok(());
+        };
+        let Interface { index, name, .. } = &self.interface;
+        let to = SocketAddrV6::new(*group.ip(), group.port(), 0, *index);
+        let route = Socket::new(Domain::IPV6, Type::DGRAM, None).and_then(|socket| {
+            socket.set_multicast_if_v6(*index)?;
+            socket.connect(&SocketAddr::from(to).into())
+        });
+        route.map_err(|error| {
+            Failure::Usage(format!(
+                "--group: this system does not send to {group} on {}: {error}; give its IPv6 groups a route (on Linux, as root: ip -6 route add local ff00::/8 dev {name}), or use an IPv4 group",
+                self.interface
+            ))
+        })
     }
 
     fn network(&self) -> Network {

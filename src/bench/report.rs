@@ -12,6 +12,7 @@ use super::plot::{self, COLOURS, Curve, Scale};
 use super::results::{METRICS, Metric, Results, Rule, named, shown};
 use super::run::CellRun;
 use super::scenario::{Cell, Hosts, Scenario};
+use super::whole;
 
 /// What a report is told.
 #[derive(Clone, Debug)]
@@ -39,11 +40,7 @@ pub fn run(options: &ReportOptions) -> Result<Ending, Failure> {
         None => results.folder.join("report.html"),
     };
     let shown = out.display();
-    fs::write(&out, page).map_err(|error| {
-        Failure::Usage(format!(
-            "--out: cannot write {shown}: {error}; name a file in a directory that exists"
-        ))
-    })?;
+    whole::write(&out, page.as_bytes()).map_err(|error| whole::refused("--out", &out, &error))?;
     let mut printer = Printer::new(false);
     let printed = printer.print(&(), &shown.to_string());
     printed
@@ -100,7 +97,10 @@ fn page(results: &Results) -> Result<String, Failure> {
 fn faults(results: &Results) -> String {
     let total = |of: fn(&Summary) -> u64| results.summaries().map(of).sum::<u64>();
     let kinds = [
-        (total(|it| it.missing), "missing, they never came"),
+        (
+            total(|it| it.missing.saturating_sub(it.away)),
+            "missing, they never came",
+        ),
         (total(|it| it.duplicates), "delivered twice"),
         (total(|it| it.out_of_order), "out of order"),
         (total(|it| it.altered), "altered"),
@@ -132,7 +132,14 @@ fn faults(results: &Results) -> String {
             told.join("; ")
         ),
     };
-    verdict + &unmeasured
+    let away = match total(|it| it.away) {
+        0 => String::new(),
+        count => format!(
+            "<p class=\"soft\">Besides, {} were sent while a receiver that the scenario restarts was not there; in the latencies they never came.</p>\n",
+            shown(count as f64)
+        ),
+    };
+    verdict + &away + &unmeasured
 }
 
 /// A figure and the number itself, for programs; what never came in red.
@@ -337,10 +344,18 @@ fn scenario(scenario: &Scenario) -> String {
             "comes and goes all the time".to_owned(),
         ));
     }
+    if let Some(after) = scenario.restart_after {
+        let text = format!("stops with {} messages, and starts again", number(after));
+        rows.push(("the first receiver", text));
+    }
     if scenario.one_process {
+        let threads = match scenario.threads {
+            1 => String::new(),
+            threads => format!(", spread over {threads} threads"),
+        };
         rows.push((
             "processes",
-            "all receivers of a source share one".to_owned(),
+            format!("all receivers of a source share one{threads}"),
         ));
     }
     list("What was measured", &rows)

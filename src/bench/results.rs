@@ -195,9 +195,17 @@ pub(super) const METRICS: &[Metric] = &[
         Rule::Shown,
         |it| Some(it.late_us_max),
     ),
+    // What was sent while a receiver was away is missing by order of the scenario, and how much depends on the moment.
     Metric::new("missing", "missing", "", Rule::Fault, |it| {
-        Some(it.missing as f64)
+        Some(it.missing.saturating_sub(it.away) as f64)
     }),
+    Metric::new(
+        "away",
+        "missing, sent during a restart",
+        "",
+        Rule::Shown,
+        |it| Some(it.away as f64),
+    ),
     Metric::new("duplicates", "duplicates", "", Rule::Fault, |it| {
         Some(it.duplicates as f64)
     }),
@@ -207,6 +215,13 @@ pub(super) const METRICS: &[Metric] = &[
     Metric::new("altered", "altered", "", Rule::Fault, |it| {
         Some(it.altered as f64)
     }),
+    Metric::new(
+        "below_zero",
+        "latencies below zero",
+        "",
+        Rule::Shown,
+        |it| Some(it.below_zero as f64),
+    ),
     Metric::new("repairs", "repairs", "", Rule::Shown, |it| {
         Some(it.repairs as f64)
     }),

@@ -17,6 +17,7 @@ use crate::runtime::{self, Stop};
 use super::environment::Environment;
 use super::figures::{self, Summary};
 use super::scenario::{Cell, Hosts, Scenario};
+use super::whole;
 
 /// The lab's script, so that the program finds it wherever it stands.
 const LAB: &str = include_str!("../../tools/lab");
@@ -102,7 +103,8 @@ pub fn run(options: &RunOptions, stop: &Stop) -> Result<Ending, Failure> {
                 seed: options.seed.wrapping_add(number),
             };
             let sources = one.measure(turn)?;
-            if sources.iter().any(|summary| summary.missing > 0) {
+            // A scenario that restarts a receiver asks for what it misses.
+            if sources.iter().any(|summary| summary.missing > summary.away) {
                 ending = Ending::Failed;
             }
             for summary in &sources {
@@ -165,7 +167,8 @@ fn prepare(out: &Path) -> Result<(), Failure> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::system("cannot write a result down", &error))?;
-    fs::write(path, text + "\n")
+    // What was measured before stays, even where the disk is full.
+    whole::write(path, (text + "\n").as_bytes())
         .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))
 }
 
@@ -215,21 +218,25 @@ impl Run<'_> {
     /// What each receiver of one source is told.
     fn receivers(&self, source: usize) -> Vec<Vec<String>> {
         let scenario = &self.options.scenario;
-        let common = |name: String, at: usize, busy: bool| {
+        let common = |name: String, at: usize, is_first: bool| {
             let mut words = vec!["receive".to_owned(), "--name".to_owned(), name];
             words.extend(["--loss".to_owned(), self.cell.loss.to_string()]);
             // Each loses by itself.
             let number = (source * self.cell.receivers + at) as u64;
             let seed = self.seed.wrapping_add(number);
             words.extend(["--seed".to_owned(), seed.to_string()]);
-            if let Some(slow) = scenario.slow_us.filter(|_| busy) {
+            if let Some(slow) = scenario.slow_us.filter(|_| is_first) {
                 words.extend(["--busy".to_owned(), format!("{slow}us")]);
+            }
+            if let Some(after) = scenario.restart_after.filter(|_| is_first) {
+                words.extend(["--restart-after".to_owned(), after.to_string()]);
             }
             words
         };
         if scenario.one_process {
             let mut words = common(format!("s{source}"), 0, false);
             words.extend(["--count".to_owned(), self.cell.receivers.to_string()]);
+            words.extend(["--threads".to_owned(), scenario.threads.to_string()]);
             return vec![words];
         }
         (0..self.cell.receivers)

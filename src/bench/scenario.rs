@@ -41,9 +41,15 @@ pub struct Scenario {
     /// One more receiver comes and goes all the time; it is not counted.
     #[serde(default)]
     pub restarting: bool,
+    /// The first receiver stops when it has so many messages, and starts again; it is counted as any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_after: Option<u64>,
     /// All receivers of a source are in one process.
     #[serde(default)]
     pub one_process: bool,
+    /// Over how many threads that process spreads them.
+    #[serde(default = "one_thread")]
+    pub threads: usize,
     /// Where.
     #[serde(default)]
     pub hosts: Hosts,
@@ -87,6 +93,10 @@ const fn one_source() -> usize {
     1
 }
 
+const fn one_thread() -> usize {
+    1
+}
+
 fn no_loss() -> Vec<f64> {
     vec![0.0]
 }
@@ -110,7 +120,9 @@ impl Scenario {
             sources: one_source(),
             slow_us: None,
             restarting: false,
+            restart_after: None,
             one_process: false,
+            threads: one_thread(),
             hosts: Hosts::Loopback,
             repeat: repeat(),
             keep_samples: false,
@@ -195,6 +207,22 @@ impl Scenario {
                 && !(self.one_process && self.slow_us.is_some()),
             "slow_us must be at most 1000000, and needs receivers in processes of their own"
                 .to_owned(),
+        )?;
+        within(
+            self.restart_after
+                .is_none_or(|after| (1..self.messages).contains(&after) && !self.one_process),
+            format!(
+                "restart_after must be 1 to {}, less than messages, and needs receivers in processes of their own",
+                self.messages.saturating_sub(1)
+            ),
+        )?;
+        let fewest = self.receivers.iter().copied().min().unwrap_or(1);
+        within(
+            (1..=fewest).contains(&self.threads) && (self.one_process || self.threads == 1),
+            format!(
+                "threads is {}, but must be 1 to {fewest}, the fewest receivers, and more than 1 needs one_process = true",
+                self.threads
+            ),
         )
     }
 
@@ -239,10 +267,18 @@ mod tests {
             "size = 15",
             "repeat = 0",
             "slow_us = 2000000",
+            "restart_after = 0",
+            "restart_after = 5",
+            "restart_after = 3\none_process = true",
+            "threads = 0",
+            "threads = 2",
+            "threads = 2\none_process = true",
         ] {
             let scenario: Scenario = toml::from_str(&format!("{good}{bad}")).unwrap();
             assert!(scenario.check().is_err(), "{bad}");
         }
         assert!(toml::from_str::<Scenario>(&format!("{good}speed = 9")).is_err());
+        let spread = good.replace("[1, 4]", "[2, 4]") + "threads = 2\none_process = true";
+        assert_eq!(toml::from_str::<Scenario>(&spread).unwrap().check(), Ok(()));
     }
 }

@@ -1,11 +1,11 @@
 //! The source of a run: gathers its receivers, keeps its schedule, and reckons up what came when.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,11 +19,14 @@ use crate::runtime::{self, Clock, Loop, Moment, Next, Node, Program, Stop};
 use crate::station::StationEvent;
 use crate::time::{Timestamp, saturating_nanos};
 
-use super::control::{Ask, ClockId, Control, Handed, Hello, NEVER, Offset, SILENCE, Told, Welcome};
+use super::control::{
+    Ask, ClockId, Control, Handed, Hello, NEVER, Offset, SILENCE, Told, Welcome, why_silent,
+};
 use super::figures::{
     self, Came, Circumstances, Percentiles, ReceiverFigures, Samples, Sent, Summary,
 };
 use super::usage::Usage;
+use super::whole::{self, Whole};
 use super::{Content, HEAD_BYTES, Place};
 
 /// How often the source calls while receivers are missing.
@@ -88,27 +91,27 @@ pub(super) fn filling(run: u32, size: usize) -> Vec<u8> {
 /// Runs once, and says what came of it; [`Ending::Failed`] when a receiver lacks anything.
 ///
 /// # Errors
-/// [`Failure`] when it cannot start, or a receiver goes away.
+/// [`Failure`] when it cannot start, or receivers do not come.
 pub fn run(options: &SendOptions, stop: &Stop) -> Result<Ending, Failure> {
     // Before anything is sent: a file that cannot be written should not cost a run.
-    let samples_file = options
-        .samples
-        .as_ref()
-        .map(|path| {
-            File::create(path).map_err(|error| {
-                Failure::Usage(format!(
-                    "--samples: cannot write {}: {error}; name a file in a directory that exists",
-                    path.display()
-                ))
-            })
-        })
-        .transpose()?;
+    let path = options.samples.as_deref();
+    let to = path.map(|path| {
+        let refused = |error| whole::refused("--samples", path, &error);
+        Whole::create(path).map_err(refused)
+    });
+    let to = to.transpose()?;
     let (summary, samples) = measure(options, stop)?;
-    if let Some(file) = samples_file {
-        write_samples(file, &summary, &samples)
-            .map_err(|error| Failure::system("cannot write the samples", &error))?;
+    // Whatever becomes of the one, the other is tried.
+    let reported = report(options, &summary);
+    if let (Some(to), Some(path)) = (to, path) {
+        write_samples(to, &summary, &samples).map_err(|error| {
+            Failure::Failed(format!(
+                "--samples: cannot write {}: {error}; the summary is whole, the samples are lost",
+                path.display()
+            ))
+        })?;
     }
-    report(options, &summary)
+    reported
 }
 
 fn report(options: &SendOptions, summary: &Summary) -> Result<Ending, Failure> {
@@ -117,7 +120,7 @@ fn report(options: &SendOptions, summary: &Summary) -> Result<Ending, Failure> {
     let printed = printer.print(summary, &line).and_then(|()| printer.flush());
     printed.or_else(PrintError::into_ending)?;
     let wrong = summary.missing + summary.duplicates + summary.out_of_order + summary.altered;
-    Ok(if wrong == 0 {
+    Ok(if wrong == 0 && summary.left.is_empty() {
         Ending::Done
     } else {
         Ending::Failed
@@ -141,10 +144,28 @@ fn describe(summary: &Summary) -> String {
     } else {
         "as fast as all take them".to_owned()
     };
+    let left = match summary.left.as_slice() {
+        [] => String::new(),
+        left => format!(
+            "left before the end, so that all their messages are missing and their processor time is not known: {}\n",
+            left.join(", ")
+        ),
+    };
+    let away = match summary.away {
+        0 => String::new(),
+        count => format!(" ({count} of them sent while a receiver started again)"),
+    };
+    let below_zero = match summary.below_zero {
+        0 => String::new(),
+        count => format!(
+            "{count} latencies were below zero and count as 0: the clocks are within {:.1} us only\n",
+            summary.clock_error_us
+        ),
+    };
     format!(
         "{} messages of {} bytes to {} receivers, {rate}\n\
-         missing {}, duplicates {}, out of order {}, altered {}\n\
-         {}\n{}\n\
+         {left}missing {}{away}, duplicates {}, out of order {}, altered {}\n\
+         {}\n{}\n{below_zero}\
          {:.0} messages a second to every receiver ({:.1} MB/s), {:.2} us of processor for each, all sides\n\
          {} datagrams, {} repairs, {} NACKs, {:.3} bytes on the wire per payload byte; {}, {}, clocks within {:.1} us, seed {}",
         summary.messages,
@@ -172,8 +193,7 @@ fn describe(summary: &Summary) -> String {
 
 /// One line for each message: its index, the nanoseconds until the last receiver had it, and until each had it; what never
 /// came is `never`.
-fn write_samples(file: File, summary: &Summary, samples: &Samples) -> io::Result<()> {
-    let mut to = io::BufWriter::new(file);
+fn write_samples(mut to: Whole, summary: &Summary, samples: &Samples) -> io::Result<()> {
     let nanos = |value: u64| match value {
         NEVER => "never".to_owned(),
         value => value.to_string(),
@@ -188,7 +208,7 @@ fn write_samples(file: File, summary: &Summary, samples: &Samples) -> io::Result
         }
         writeln!(to)?;
     }
-    to.flush()
+    to.finish()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "all 64 bits are in it")]
@@ -198,6 +218,7 @@ const fn fold(bits: u64) -> u32 {
 
 /// Does one run.
 fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Failure> {
+    options.place.check_route()?;
     let clock = Clock::start();
     let draw = || runtime::draw().map_err(|error| Failure::system("cannot draw a session", &error));
     let session = draw()?;
@@ -209,7 +230,8 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         .map_err(|error| Failure::system("cannot send", &error))?;
     looping.set_idle(options.place.idle);
     stop.watch(&looping);
-    let (port, joining) = gather(options, run, clock)?;
+    let names = Names::default();
+    let (port, joining) = gather(options, run, clock, names.clone())?;
     let mut source = Source {
         options,
         stop: stop.clone(),
@@ -219,6 +241,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         filling: filling(fold(options.seed), options.size),
         stretch: BytesMut::new(),
         joining,
+        names,
         stage: Stage::Gathering {
             joined: Vec::new(),
             call_at: Timestamp::ZERO,
@@ -245,10 +268,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
         send_buffer_bytes: looping.nodes()[0].send_buffer_bytes(),
         seed: options.seed,
     };
-    let kept = Samples {
-        each: samples.each.clone(),
-        last: samples.last.clone(),
-    };
+    let kept = samples.clone();
     Ok((figures::summary(&sent, came, samples, circumstances), kept))
 }
 
@@ -279,6 +299,32 @@ fn station(
     Ok(station)
 }
 
+/// Who is there: the thread that takes receivers in and the source's loop, which sees them go, share it.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+impl Names {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn len(&self) -> usize {
+        self.all().len()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.all().contains(name)
+    }
+
+    fn insert(&self, name: &str) {
+        self.all().insert(name.to_owned());
+    }
+
+    fn remove(&self, name: &str) {
+        self.all().remove(name);
+    }
+}
+
 /// A receiver that takes part.
 struct Member {
     hello: Hello,
@@ -291,19 +337,15 @@ fn gather(
     options: &SendOptions,
     run: u32,
     clock: Clock,
+    names: Names,
 ) -> Result<(u16, Receiver<Member>), Failure> {
-    let ip = match options.place.group.ip() {
-        IpAddr::V4(_) => options.place.interface.v4.map(IpAddr::V4),
-        IpAddr::V6(_) => None,
-    };
-    let ip = ip.or_else(|| options.place.interface.addresses.first().copied());
-    let ip = ip.ok_or_else(|| {
+    let own = options.place.own_address().ok_or_else(|| {
         Failure::Failed(format!(
             "interface {} has no address to be called back at",
             options.place.interface
         ))
     })?;
-    let listener = TcpListener::bind(SocketAddr::new(ip, 0))
+    let listener = TcpListener::bind(own)
         .map_err(|error| Failure::system("cannot listen for receivers", &error))?;
     let port = listener
         .local_addr()
@@ -318,7 +360,6 @@ fn gather(
     let receivers = options.receivers;
     // Ends with the process: who comes when all are there is told so, and may join another source.
     thread::spawn(move || {
-        let mut names = BTreeSet::new();
         loop {
             let Ok((stream, _)) = listener.accept() else {
                 // Too many open files, most likely, and nothing tells when there are fewer.
@@ -330,7 +371,7 @@ fn gather(
             } else {
                 &Welcome::Full
             };
-            match welcome(stream, run, clock, wanted, &mut names) {
+            match welcome(stream, run, clock, wanted, &names) {
                 Ok(Some(member)) => {
                     if join.send(member).is_err() {
                         return;
@@ -338,7 +379,7 @@ fn gather(
                 }
                 Ok(None) => {}
                 // Whoever went away before the run may come back.
-                Err(error) => tracing::warn!("a receiver could not join: {error}"),
+                Err(error) => tracing::warn!("a receiver could not join: {}", why_silent(&error)),
             }
         }
     });
@@ -351,7 +392,7 @@ fn welcome(
     run: u32,
     clock: Clock,
     wanted: &Welcome,
-    names: &mut BTreeSet<String>,
+    names: &Names,
 ) -> io::Result<Option<Member>> {
     let mut control = Control::new(stream)?;
     // Whoever says nothing holds up the others.
@@ -375,6 +416,7 @@ fn welcome(
         None
     };
     if let Some(why) = refused {
+        tracing::warn!("receiver {} was refused: {why}", hello.name);
         control.put(&Welcome::Out(why))?;
         return Ok(None);
     }
@@ -385,7 +427,7 @@ fn welcome(
     let offset = control.compare_clocks(clock, &ClockId::of(clock), &hello.clock)?;
     control.put(&Ask::Ready)?;
     let _: Told = control.take()?;
-    names.insert(hello.name.clone());
+    names.insert(&hello.name);
     Ok(Some(Member {
         hello,
         control,
@@ -393,13 +435,25 @@ fn welcome(
     }))
 }
 
+impl Member {
+    /// Its figures as long as it has handed nothing over.
+    fn figures(&self) -> ReceiverFigures {
+        ReceiverFigures {
+            name: self.hello.name.clone(),
+            clock_error_us: self.offset.bound_ns as f64 / 1_000.0,
+            receive_buffer_bytes: self.hello.receive_buffer_bytes,
+            threads: self.hello.threads,
+            ..ReceiverFigures::default()
+        }
+    }
+}
+
 /// Asks one receiver for what came.
-fn collect(member: Member, sent: u64) -> io::Result<Came> {
+fn collect(mut member: Member, sent: u64) -> io::Result<Came> {
+    let figures = member.figures();
     let Member {
-        hello,
-        mut control,
-        offset,
-    } = member;
+        control, offset, ..
+    } = &mut member;
     control.set_silence(Some(HAND_OVER))?;
     control.put(&Ask::Over { sent })?;
     let handed: Handed = control.take()?;
@@ -407,20 +461,23 @@ fn collect(member: Member, sent: u64) -> io::Result<Came> {
     for arrival in arrivals.iter_mut().filter(|arrival| **arrival != NEVER) {
         *arrival = offset.to_ours(*arrival);
     }
+    // Those that were sent while it was not there; no others are excused.
+    let away = handed.away.map_or(0, |(from, to)| {
+        let is_within =
+            |(index, arrival): &(u64, &u64)| (from..to).contains(index) && **arrival == NEVER;
+        (0..).zip(&arrivals).filter(is_within).count() as u64
+    });
     Ok(Came {
         arrivals,
         figures: ReceiverFigures {
-            name: hello.name,
-            received: 0,
-            missing: 0,
+            restarts: u64::from(handed.away.is_some()),
+            away,
             duplicates: handed.duplicates,
             out_of_order: handed.out_of_order,
             altered: handed.altered,
-            latency_us: Percentiles::default(),
-            clock_error_us: offset.bound_ns as f64 / 1_000.0,
             usage: handed.usage,
             stats: handed.stats,
-            receive_buffer_bytes: hello.receive_buffer_bytes,
+            ..figures
         },
     })
 }
@@ -443,10 +500,14 @@ enum Stage {
     Collecting {
         schedule: Schedule,
         came: Vec<Came>,
-        news: Receiver<Result<Came, String>>,
+        /// The figures of those who have not, as if they never will, by name.
+        awaited: BTreeMap<String, ReceiverFigures>,
+        news: Receiver<(String, io::Result<Came>)>,
+        /// What the source had used by when.
+        spent: Vec<(Timestamp, Usage)>,
         until: Timestamp,
     },
-    /// All have.
+    /// All have, or have left.
     Over { sent: Sent, came: Vec<Came> },
 }
 
@@ -469,6 +530,7 @@ struct Source<'a> {
     filling: Vec<u8>,
     stretch: BytesMut,
     joining: Receiver<Member>,
+    names: Names,
     stage: Stage,
     failure: Option<Failure>,
 }
@@ -511,6 +573,19 @@ impl Source<'_> {
             return Next::Done;
         };
         joined.extend(self.joining.try_iter());
+        let is_full = joined.len() >= self.options.receivers;
+        if is_full || now >= *call_at {
+            // Who went away before the run leaves room for another, or for itself.
+            joined.retain(|member| {
+                let name = &member.hello.name;
+                let has_ended = member.control.has_ended();
+                if has_ended {
+                    tracing::warn!("receiver {name} has left before the run; waiting for another");
+                    self.names.remove(name);
+                }
+                !has_ended
+            });
+        }
         if joined.len() >= self.options.receivers {
             let members = std::mem::take(joined);
             self.begin(now, node, members);
@@ -611,60 +686,94 @@ impl Source<'_> {
             return Next::At(now + LOOK_EVERY);
         }
         let (tell, news) = mpsc::channel();
+        let mut awaited = BTreeMap::new();
         for member in members.drain(..) {
             let tell = tell.clone();
             let sent = self.options.messages;
+            let name = member.hello.name.clone();
+            awaited.insert(name.clone(), member.figures());
             thread::spawn(move || {
-                let name = member.hello.name.clone();
-                let came = collect(member, sent)
-                    .map_err(|error| format!("receiver {name} has gone: {error}"));
                 // Nobody waits for it where the run was broken off.
-                let _ = tell.send(came);
+                let _ = tell.send((name, collect(member, sent)));
             });
         }
         self.stage = Stage::Collecting {
             schedule: std::mem::take(schedule),
             came: Vec::new(),
+            awaited,
             news,
+            spent: vec![(now, Usage::now())],
             until: now + HAND_OVER,
         };
         Next::At(now + LOOK_EVERY)
     }
 
-    /// Goes on repairing until all receivers have handed over what came.
+    /// Goes on repairing until all receivers have handed over what came. Of one that has left, nothing came: the others'
+    /// figures are as good without it.
     fn wait_for_all(&mut self, now: Timestamp, node: &Node) -> Next {
         let Stage::Collecting {
             schedule,
             came,
+            awaited,
             news,
+            spent,
             until,
         } = &mut self.stage
         else {
             return Next::Done;
         };
-        while let Ok(told) = news.try_recv() {
-            match told {
-                Ok(one) => came.push(one),
-                Err(sentence) => return self.fail(sentence),
-            }
+        for (name, told) in news.try_iter() {
+            let Some(figures) = awaited.remove(&name) else {
+                continue;
+            };
+            came.push(told.unwrap_or_else(|error| gone(figures, &why_silent(&error))));
         }
-        if came.len() < self.options.receivers {
-            if now >= *until {
-                let sentence = format!(
-                    "only {} of {} receivers have handed over what came within {} s of the last message",
-                    came.len(),
-                    self.options.receivers,
-                    HAND_OVER.as_secs()
-                );
-                return self.fail(sentence);
-            }
+        let is_stale = |(at, _): &(Timestamp, Usage)| now >= *at + LOOK_EVERY;
+        if spent.last().is_none_or(is_stale) {
+            spent.push((now, Usage::now()));
+        }
+        if !awaited.is_empty() && now < *until {
             return Next::At(now + LOOK_EVERY);
         }
+        let late = format!(
+            "it has not handed over what came within {} s of the last message",
+            HAND_OVER.as_secs()
+        );
+        let awaited = std::mem::take(awaited).into_values();
+        came.extend(awaited.map(|figures| gone(figures, &late)));
         let mut came = std::mem::take(came);
         came.sort_by(|a, b| a.figures.name.cmp(&b.figures.name));
-        let sent = std::mem::take(schedule).over(&node.station.stats());
+        let used = used_by_the_last(spent, &came);
+        let sent = std::mem::take(schedule).over(&node.station.stats(), used);
         self.stage = Stage::Over { sent, came };
         Next::Done
+    }
+}
+
+/// What the source had used when the last message had come to the last receiver: that it then waited for what never came is no
+/// cost of a message. To [`LOOK_EVERY`]; of what came to receivers that left, nothing is known.
+fn used_by_the_last(spent: &[(Timestamp, Usage)], came: &[Came]) -> Usage {
+    let arrivals = came.iter().flat_map(|receiver| &receiver.arrivals);
+    let last = arrivals.filter(|&&arrival| arrival != NEVER).max();
+    let last = Timestamp::from_nanos(last.copied().unwrap_or(0));
+    let after = spent.iter().find(|(at, _)| *at >= last);
+    after
+        .or(spent.last())
+        .map_or_else(Usage::now, |(_, used)| *used)
+}
+
+/// What is said of a receiver that has left: it took with it what came.
+fn gone(figures: ReceiverFigures, why: &str) -> Came {
+    tracing::warn!(
+        "receiver {} has left, and all its messages count as missing: {why}",
+        figures.name
+    );
+    Came {
+        arrivals: Vec::new(),
+        figures: ReceiverFigures {
+            left: Some(why.to_owned()),
+            ..figures
+        },
     }
 }
 
@@ -678,7 +787,7 @@ impl Schedule {
         self.start.plus_nanos(saturating_nanos(offset))
     }
 
-    fn over(self, after: &Stats) -> Sent {
+    fn over(self, after: &Stats, used: Usage) -> Sent {
         let before = &self.before;
         Sent {
             intended: self.intended,
@@ -690,7 +799,7 @@ impl Schedule {
                 - before.parity_sent,
             copies: after.copies_sent - before.copies_sent,
             nacks: after.nacks_received - before.nacks_received,
-            usage: Usage::now().since(self.used),
+            usage: used.since(self.used),
         }
     }
 }
@@ -702,4 +811,35 @@ fn cut(stretch: &mut BytesMut, run: u32, index: u64, filling: &[u8], size: usize
     }
     Content::Measured(index).encode(stretch, run, filling, size);
     stretch.split().freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_what_never_came_costs_nothing() {
+        let used = |cpu_s| Usage {
+            cpu_s,
+            rss_bytes: 0,
+        };
+        let at = Timestamp::from_nanos;
+        let spent = [
+            (at(100), used(1.0)),
+            (at(200), used(2.0)),
+            (at(900), used(9.0)),
+        ];
+        let by = |arrivals: &[&[u64]]| {
+            let came = arrivals.iter().map(|arrivals| Came {
+                arrivals: arrivals.to_vec(),
+                figures: ReceiverFigures::default(),
+            });
+            used_by_the_last(&spent, &Vec::from_iter(came)).cpu_s
+        };
+        assert_eq!(by(&[&[50, NEVER], &[150, 60]]), 2.0);
+        assert_eq!(by(&[&[50], &[60]]), 1.0);
+        // By a clock that is ahead.
+        assert_eq!(by(&[&[1_000]]), 9.0);
+        assert_eq!(by(&[&[NEVER], &[]]), 1.0);
+    }
 }

@@ -147,6 +147,27 @@ pub(super) struct ProcessorArgs {
 }
 
 impl ProcessorArgs {
+    /// The processor that was asked for.
+    pub(super) const fn cpu(&self) -> Option<usize> {
+        self.cpu
+    }
+
+    /// Whether there is a processor for each of so many threads, from the one that was asked for on. Tried from the last to the
+    /// first, where this thread stays.
+    pub(super) fn pin_each(&self, threads: usize) -> Result<(), Failure> {
+        let Some(first) = self.cpu.filter(|_| threads > 1) else {
+            return Ok(());
+        };
+        let pinned = (0..threads)
+            .rev()
+            .try_for_each(|thread| runtime::pin(first.saturating_add(thread)));
+        pinned.map_err(|sentence| {
+            Failure::Usage(format!(
+                "--cpu {first} with --threads {threads} takes {threads} processors, but {sentence}; give fewer --threads, or no --cpu"
+            ))
+        })
+    }
+
     /// Stays on the processor that was asked for.
     pub(super) fn pin(&self) -> Result<(), Failure> {
         let pinned = self.cpu.map_or(Ok(()), runtime::pin);

@@ -14,6 +14,7 @@ use crate::floor::{Floor, parse_duration, parse_positive_duration};
 use crate::net::{self, Interface, InterfaceKind, InterfaceSpec, IoMode, TRAIN_DATAGRAMS};
 use crate::output::{Ending, Failure};
 use crate::runtime::{self, Stop};
+use crate::wire::{NAME_BYTES_MAX, is_station_name};
 
 use super::args::{ProcessorArgs, loss, number, seed, whole};
 use super::{check_name, is_local};
@@ -32,8 +33,9 @@ pub(super) enum BenchCommand {
     Report(ReportArgs),
 }
 
+/// What both ends of a run are told.
 #[derive(Debug, Args)]
-struct PlaceArgs {
+struct EndArgs {
     /// Where the run takes place: an interface's name, index or address [default: the floor's, else loopback]
     #[arg(long, value_name = "IF")]
     interface: Option<String>,
@@ -54,6 +56,12 @@ struct PlaceArgs {
     /// Messages are not protected: to be said wherever somebody else could hear them, which is everywhere but on loopback
     #[arg(long)]
     open_lab: bool,
+    /// Decides what a source fills its messages with, and which datagrams a receiver drops [default: drawn; a source shows it]
+    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
+    seed: Option<u64>,
+    /// Print JSON: one object; of several receivers one a line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -87,14 +95,8 @@ pub(super) struct SendArgs {
     /// Write down how long each message took to each receiver, a line for each message
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
-    /// Decides what messages are filled with [default: drawn, and shown]
-    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
-    seed: Option<u64>,
     #[command(flatten)]
-    place: PlaceArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    end: EndArgs,
 }
 
 #[derive(Debug, Args)]
@@ -103,10 +105,13 @@ pub(super) struct ReceiveArgs {
     /// The receiver's name; each of a run needs one of its own
     #[arg(long, value_name = "NAME")]
     name: String,
-    /// How many receivers to be, on one thread; each has its number behind the name
+    /// How many receivers to be; each has its number behind the name
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = receivers, allow_hyphen_values = true)]
     count: usize,
-    /// Be busy with each message for so long: a receiver that cannot keep up
+    /// Spread them over so many threads, 1 to --count; with --cpu the first takes that processor, the others those after it
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = threads, allow_hyphen_values = true)]
+    threads: usize,
+    /// Be busy with each message for so long, at most 1s, in us, ms or s, such as 150us: a receiver that cannot keep up
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = busy, allow_hyphen_values = true)]
     busy: Duration,
     /// How long to wait for a source
@@ -118,17 +123,17 @@ pub(super) struct ReceiveArgs {
     /// Treat every so-manyth message as if it had never come: shows whether a harness counts what is missing
     #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
     ignore_every: Option<u64>,
+    /// Go away in the middle of a run, with so many messages: shows whether a harness counts who has left
+    #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
+    leave_after: Option<u64>,
+    /// Stop with so many messages, and start again at once as a new life of the same name; not with --count
+    #[arg(long, value_name = "N", value_parser = every, allow_hyphen_values = true)]
+    restart_after: Option<u64>,
     /// Hear and ask for repair as any other, but take part in no run; ends after --wait
     #[arg(long)]
     listen_only: bool,
-    /// Decides which datagrams are dropped [default: drawn]
-    #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
-    seed: Option<u64>,
     #[command(flatten)]
-    place: PlaceArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    end: EndArgs,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +158,9 @@ pub(super) struct RunArgs {
     /// Overrides its receivers
     #[arg(long, value_name = "N", value_parser = receivers, allow_hyphen_values = true)]
     receivers: Option<usize>,
+    /// Overrides the threads that the receivers of a process are spread over
+    #[arg(long, value_name = "T", value_parser = threads, allow_hyphen_values = true)]
+    threads: Option<usize>,
     /// Overrides its loss, percent of datagrams on arrival
     #[arg(long, value_name = "PERCENT", value_parser = loss, allow_hyphen_values = true)]
     loss: Option<f64>,
@@ -231,12 +239,14 @@ fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
         rate,
         size,
         repeat,
+        threads,
         ..
     } = &mut scenario;
     *messages = args.messages.unwrap_or(*messages);
     *rate = args.rate.unwrap_or(*rate);
     *size = args.size.unwrap_or(*size);
     *repeat = args.repeat.unwrap_or(*repeat);
+    *threads = args.threads.unwrap_or(*threads);
     if let Some(receivers) = args.receivers {
         scenario.receivers = vec![receivers];
     }
@@ -248,6 +258,8 @@ fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
         Some(HostsArg::Namespaces) => scenario.hosts = Hosts::Namespaces,
         None => {}
     }
+    // Flags that are good each by itself need not be so together.
+    scenario.check().map_err(Failure::Usage)?;
     let options = RunOptions {
         scenario,
         out: args.out,
@@ -278,7 +290,7 @@ pub(super) fn run(command: BenchCommand, stop: &Stop) -> Result<Ending, Failure>
 
 fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
     let options = SendOptions {
-        place: place(&args.place, "send")?,
+        place: args.end.place("send")?,
         messages: args.messages,
         size: args.size,
         rate: args.rate,
@@ -288,27 +300,59 @@ fn send(args: SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         stall: args.stall,
         data_rate: None,
         samples: args.samples,
-        seed: drawn(args.seed)?,
-        is_json: args.json,
+        seed: drawn(args.end.seed)?,
+        is_json: args.end.json,
     };
     bench::send(&options, stop)
 }
 
 fn receive(args: ReceiveArgs, stop: &Stop) -> Result<Ending, Failure> {
     check_name(&args.name)?;
+    check_longest(&args.name, args.count)?;
+    let count = args.count;
+    if args.threads > count {
+        return Err(Failure::Usage(format!(
+            "--threads {} is more than --count {count}, and each thread needs a receiver; give 1 to {count}",
+            args.threads
+        )));
+    }
+    if args.restart_after.is_some() && count > 1 {
+        return Err(Failure::Usage(format!(
+            "--restart-after is for one receiver, which stops with everything it has, and not for --count {count}; start it by itself"
+        )));
+    }
+    let place = args.end.place("receive")?;
+    args.end.processor.pin_each(args.threads)?;
     let options = ReceiveOptions {
-        place: place(&args.place, "receive")?,
+        place,
         name: args.name,
         count: args.count,
+        threads: args.threads,
+        cpu: args.end.processor.cpu(),
         busy: args.busy,
         wait: args.wait,
         loss: args.loss / 100.0,
         ignore_every: args.ignore_every,
+        leave_after: args.leave_after,
+        restart_after: args.restart_after,
         is_listening_only: args.listen_only,
-        seed: drawn(args.seed)?,
-        is_json: args.json,
+        seed: drawn(args.end.seed)?,
+        is_json: args.end.json,
     };
     bench::receive(&options, stop)
+}
+
+/// Whether there is room for each receiver's number behind the name.
+fn check_longest(name: &str, count: usize) -> Result<(), Failure> {
+    let longest = bench::name_of(name, count - 1, count);
+    if is_station_name(&longest) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "--name {name:?} is too long for --count {count}: the last receiver would be {longest}, {} bytes, and a name has at most {NAME_BYTES_MAX}; give one of at most {} bytes",
+        longest.len(),
+        NAME_BYTES_MAX - (longest.len() - name.len())
+    )))
 }
 
 fn drawn(seed: Option<u64>) -> Result<u64, Failure> {
@@ -318,45 +362,47 @@ fn drawn(seed: Option<u64>) -> Result<u64, Failure> {
     }
 }
 
-/// Where a run takes place: what is said, else what the floor says, else loopback.
-fn place(args: &PlaceArgs, command: &str) -> Result<Place, Failure> {
-    let floor = args.floor.as_deref().map(Floor::load).transpose();
-    let floor = floor.map_err(|error| Failure::Usage(error.to_string()))?;
-    let spec = match (&args.interface, &floor) {
-        (Some(interface), _) => Some(
-            interface
-                .parse()
-                .map_err(|error| Failure::Usage(format!("--interface: {error}")))?,
-        ),
-        (None, Some(floor)) => Some(floor.interface.clone()),
-        (None, None) => None,
-    };
-    let of_floor = floor.as_ref().and_then(|floor| {
-        let all = floor.group("all").or_else(|| floor.groups.first());
-        all.map(|group| group.address)
-    });
-    let place = Place {
-        interface: interface(spec.as_ref())?,
-        group: args.group.or(of_floor).unwrap_or(GROUP),
-        io: args.io,
-        train_datagrams: args.train,
-        idle: args.processor.idle,
-    };
-    args.processor.pin()?;
-    if !place.group.ip().is_multicast() {
-        return Err(Failure::Usage(format!(
-            "--group: {} is no multicast address; a run needs one, such as {GROUP}",
-            place.group
-        )));
+impl EndArgs {
+    /// Where a run takes place: what is said, else what the floor says, else loopback.
+    fn place(&self, command: &str) -> Result<Place, Failure> {
+        let floor = self.floor.as_deref().map(Floor::load).transpose();
+        let floor = floor.map_err(|error| Failure::Usage(error.to_string()))?;
+        let spec = match (&self.interface, &floor) {
+            (Some(interface), _) => Some(
+                interface
+                    .parse()
+                    .map_err(|error| Failure::Usage(format!("--interface: {error}")))?,
+            ),
+            (None, Some(floor)) => Some(floor.interface.clone()),
+            (None, None) => None,
+        };
+        let of_floor = floor.as_ref().and_then(|floor| {
+            let all = floor.group("all").or_else(|| floor.groups.first());
+            all.map(|group| group.address)
+        });
+        let place = Place {
+            interface: interface(spec.as_ref())?,
+            group: self.group.or(of_floor).unwrap_or(GROUP),
+            io: self.io,
+            train_datagrams: self.train,
+            idle: self.processor.idle,
+        };
+        self.processor.pin()?;
+        if !place.group.ip().is_multicast() {
+            return Err(Failure::Usage(format!(
+                "--group: {} is no multicast address; a run needs one, such as {GROUP}",
+                place.group
+            )));
+        }
+        let is_open = self.open_lab && is_local(place.group.ip());
+        if place.interface.kind == InterfaceKind::Loopback || is_open {
+            return Ok(place);
+        }
+        Err(Failure::Usage(format!(
+            "bench {command} does not protect its messages, and interface {} is not loopback; in a laboratory say so with --open-lab, and use a group within 239.255.0.0/16 (IPv6: scopes 1 to 3), not {}",
+            place.interface, place.group
+        )))
     }
-    let is_open = args.open_lab && is_local(place.group.ip());
-    if place.interface.kind == InterfaceKind::Loopback || is_open {
-        return Ok(place);
-    }
-    Err(Failure::Usage(format!(
-        "bench {command} does not protect its messages, and interface {} is not loopback; in a laboratory say so with --open-lab, and use a group within 239.255.0.0/16 (IPv6: scopes 1 to 3), not {}",
-        place.interface, place.group
-    )))
 }
 
 fn interface(spec: Option<&InterfaceSpec>) -> Result<Interface, Failure> {
@@ -384,6 +430,10 @@ fn size(text: &str) -> Result<usize, String> {
     whole(text, SIZE_MIN..=SIZE_MAX, "bytes")
 }
 
+fn threads(text: &str) -> Result<usize, String> {
+    whole(text, 1..=RECEIVERS_MAX, "threads")
+}
+
 fn receivers(text: &str) -> Result<usize, String> {
     whole(text, 1..=RECEIVERS_MAX, "receivers")
 }
@@ -395,14 +445,24 @@ fn stall(text: &str) -> Result<Duration, String> {
     at_most(text, STALL_MAX)
 }
 
-/// A receiver that takes longer for a message is not slow, but stopped. Also in units that floor.toml has no use for.
+/// A receiver that takes longer for a message is not slow, but stopped.
 const BUSY_MAX: Duration = Duration::from_secs(1);
 
+/// Also in microseconds, which floor.toml has no use for, and not in what is always too long.
 fn busy(text: &str) -> Result<Duration, String> {
-    match text.strip_suffix("us").map(str::parse) {
-        Some(Ok(micros)) => Ok(Duration::from_micros(micros).min(BUSY_MAX)),
-        _ => at_most(text, BUSY_MAX),
-    }
+    let duration = match text.strip_suffix("us") {
+        Some(micros) => micros.parse().ok().map(Duration::from_micros),
+        None if text.ends_with('s') => parse_duration(text).ok(),
+        None => None,
+    };
+    duration
+        .filter(|duration| *duration <= BUSY_MAX)
+        .ok_or_else(|| {
+            format!(
+                "it must be 0 to {} s, a number and one of us (whole), ms, s, such as 150us",
+                BUSY_MAX.as_secs()
+            )
+        })
 }
 
 fn at_most(text: &str, max: Duration) -> Result<Duration, String> {
@@ -431,4 +491,39 @@ fn rate(text: &str) -> Result<f64, String> {
         return Ok(0.0);
     }
     number(text, 0.001, 10_000_000.0, "a second, or 0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_refused_and_not_cut() {
+        let micros = |text| busy(text).map(|duration| duration.as_micros());
+        for (text, expected) in [
+            ("150us", 150),
+            ("1.5ms", 1_500),
+            ("1s", 1_000_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(micros(text), Ok(expected), "{text}");
+        }
+        for bad in [
+            "1000001us",
+            "1001ms",
+            "2s",
+            "0.01m",
+            "-1us",
+            "1.5us",
+            "us",
+            "",
+            "7",
+        ] {
+            let said = micros(bad).unwrap_err();
+            assert!(
+                said.contains("0 to 1 s") && said.contains("us (whole), ms, s"),
+                "{said}"
+            );
+        }
+    }
 }
