@@ -48,7 +48,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("replay", "wire capture output"),
     (
         "bench",
-        "time rng wire proto notice station capture net runtime output",
+        "keys guard time rng wire proto notice station capture net runtime output",
     ),
     (
         "cli",

@@ -253,6 +253,8 @@ impl Samples {
 /// What is said of the circumstances.
 #[derive(Clone, Debug)]
 pub(super) struct Circumstances {
+    /// How messages were protected.
+    pub(super) security: String,
     pub(super) size: usize,
     pub(super) rate: f64,
     pub(super) io: String,
@@ -319,7 +321,7 @@ pub(super) fn summary(
         clock_error_us: error.fold(0.0, f64::max),
         threads: threads.max().unwrap_or(1),
         per_receiver,
-        security: "open-lab".to_owned(),
+        security: circumstances.security,
         io: circumstances.io,
         in_trains: circumstances.in_trains,
         idle: circumstances.idle,

@@ -24,11 +24,14 @@ use std::net::{SocketAddr, SocketAddrV6};
 use bytes::{BufMut, BytesMut};
 use socket2::{Domain, Socket, Type};
 
+use crate::capture::Recorded;
+use crate::guard::{Guard, Verdicts};
+use crate::keys::{KEY_BYTES, ThrowAway};
 use crate::net::{Interface, InterfaceKind, InterfaceSpec, IoMode};
 use crate::notice::OPAQUE;
 use crate::output::Failure;
 use crate::proto::{self, Join};
-use crate::runtime::{Idle, Network};
+use crate::runtime::{Clock, Idle, Network};
 use crate::station::StationConfig;
 use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId, StreamId};
 
@@ -71,6 +74,9 @@ pub struct Place {
     pub train_datagrams: usize,
     /// How the process waits.
     pub idle: Idle,
+    /// Messages are sealed and signed, with keys that both ends make of the group's address: they protect nothing, and cost what
+    /// others cost.
+    pub has_keys: bool,
 }
 
 impl Place {
@@ -135,6 +141,53 @@ impl Place {
             io: self.io,
             train_datagrams: self.train_datagrams,
         }
+    }
+
+    /// The word for it in a summary.
+    const fn security(&self) -> &'static str {
+        if self.has_keys { "keys" } else { "open-lab" }
+    }
+
+    /// A station, sealed where the run is. Each checks what comes for itself, as on a host of its own.
+    fn open(
+        &self,
+        mut config: StationConfig,
+        is_receiver: bool,
+        seed: u64,
+        clock: Clock,
+    ) -> Result<Recorded, Failure> {
+        let moment = clock.read();
+        let guard = if self.has_keys {
+            let wall_s = moment.wall_ns / 1_000_000_000;
+            let mut secret = [0; KEY_BYTES];
+            let text = self.group.to_string();
+            secret
+                .iter_mut()
+                .zip(text.bytes())
+                .for_each(|(to, from)| *to = from);
+            // Ends start at different times, and take each other's keys all the same.
+            let keys = ThrowAway::new(Self::floor(), secret, wall_s / 86_400 * 86_400);
+            let credentials = if is_receiver {
+                keys.workstation(&config.name)
+            } else {
+                keys.source(&config.name, &[Self::group_id()])
+            };
+            let endpoint = &mut config.endpoint;
+            let guard = Guard::new(
+                credentials,
+                endpoint,
+                moment.wall_zero_ns(),
+                Verdicts::default(),
+            );
+            Some(guard.map_err(|error| Failure::Usage(error.to_string()))?)
+        } else {
+            None
+        };
+        let station = Recorded::new(config, seed, moment.now, None);
+        Ok(match guard {
+            Some(guard) => station.guarded(guard),
+            None => station,
+        })
     }
 
     fn station(name: &str, session: u64, is_receiver: bool) -> StationConfig {

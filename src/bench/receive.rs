@@ -188,7 +188,7 @@ impl Shared<'_> {
         let mut looping = Loop::new(options.place.network(), clock).map_err(failed)?;
         for (index, receiver) in program.receivers.iter_mut().enumerate() {
             let config = Place::station(&receiver.name, draw()?, true);
-            let station = Recorded::new(config, draw()?, clock.now(), None);
+            let station = options.place.open(config, true, draw()?, clock)?;
             let seed = options.seed.wrapping_add(receiver.number as u64);
             let drops = (options.loss > 0.0).then(|| Drops::new(options.loss, seed));
             looping

@@ -225,6 +225,9 @@ impl Run<'_> {
             let number = (source * self.cell.receivers + at) as u64;
             let seed = self.seed.wrapping_add(number);
             words.extend(["--seed".to_owned(), seed.to_string()]);
+            if scenario.keys {
+                words.push("--keys".to_owned());
+            }
             if let Some(slow) = scenario.slow_us.filter(|_| is_first) {
                 words.extend(["--busy".to_owned(), format!("{slow}us")]);
             }
@@ -256,6 +259,10 @@ impl Run<'_> {
         // Sources of one scenario are told apart by what they fill their messages with.
         let seed = self.seed.wrapping_add((source as u64) << 32);
         option("seed", seed.to_string());
+        if scenario.keys {
+            words.push("--keys".into());
+        }
+        let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         if source == 0
             && let Some(path) = self.samples(turn)
         {
@@ -334,7 +341,8 @@ impl Run<'_> {
         const STAY: Duration = Duration::from_millis(300);
         let words = ["receive", "--listen-only", "--name", "passing", "--wait"].map(str::to_owned);
         let stay = format!("{}ms", STAY.as_millis());
-        let arguments: Vec<_> = words.into_iter().chain([stay]).collect();
+        let keys = self.options.scenario.keys.then(|| "--keys".to_owned());
+        let arguments: Vec<_> = words.into_iter().chain([stay]).chain(keys).collect();
         while !self.stop.is_requested() && matches!(source.child.try_wait(), Ok(None)) {
             // It ends by itself.
             let _ = self.start(host, group, &arguments, Stdio::null())?.wait();

@@ -50,6 +50,9 @@ pub struct Scenario {
     /// Over how many threads that process spreads them.
     #[serde(default = "one_thread")]
     pub threads: usize,
+    /// Messages are sealed and signed, with throw-away keys.
+    #[serde(default)]
+    pub keys: bool,
     /// Where.
     #[serde(default)]
     pub hosts: Hosts,
@@ -123,6 +126,7 @@ impl Scenario {
             restart_after: None,
             one_process: false,
             threads: one_thread(),
+            keys: false,
             hosts: Hosts::Loopback,
             repeat: repeat(),
             keep_samples: false,

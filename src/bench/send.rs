@@ -260,6 +260,7 @@ fn measure(options: &SendOptions, stop: &Stop) -> Result<(Summary, Samples), Fai
     };
     let samples = Samples::of(&sent.intended, &came);
     let circumstances = Circumstances {
+        security: options.place.security().to_owned(),
         size: options.size,
         rate: options.rate,
         io: looping.stats().io.to_string(),
@@ -294,7 +295,7 @@ fn station(
         endpoint.flow = Flow::Quorum(Percent::MAX);
         endpoint.send_window_bytes = SendWindowBytes::try_from(WINDOW_BYTES).map_err(usage)?;
     }
-    let mut station = Recorded::new(config, seed, clock.now(), None);
+    let mut station = options.place.open(config, false, seed, clock)?;
     station.set_group_size(options.receivers as u64);
     Ok(station)
 }

@@ -56,6 +56,9 @@ struct EndArgs {
     /// Messages are not protected: to be said wherever somebody else could hear them, which is everywhere but on loopback
     #[arg(long)]
     open_lab: bool,
+    /// Seal and sign messages, with keys that both ends make of the group: to measure what that costs, not to keep a secret
+    #[arg(long)]
+    keys: bool,
     /// Decides what a source fills its messages with, and which datagrams a receiver drops [default: drawn; a source shows it]
     #[arg(long, value_name = "S", value_parser = seed, allow_hyphen_values = true)]
     seed: Option<u64>,
@@ -161,6 +164,9 @@ pub(super) struct RunArgs {
     /// Overrides the threads that the receivers of a process are spread over
     #[arg(long, value_name = "T", value_parser = threads, allow_hyphen_values = true)]
     threads: Option<usize>,
+    /// Seal and sign messages with throw-away keys, whether the scenario says so or not
+    #[arg(long)]
+    keys: bool,
     /// Overrides its loss, percent of datagrams on arrival
     #[arg(long, value_name = "PERCENT", value_parser = loss, allow_hyphen_values = true)]
     loss: Option<f64>,
@@ -247,6 +253,7 @@ fn run_all(args: RunArgs, stop: &Stop) -> Result<Ending, Failure> {
     *size = args.size.unwrap_or(*size);
     *repeat = args.repeat.unwrap_or(*repeat);
     *threads = args.threads.unwrap_or(*threads);
+    scenario.keys |= args.keys;
     if let Some(receivers) = args.receivers {
         scenario.receivers = vec![receivers];
     }
@@ -386,6 +393,7 @@ impl EndArgs {
             io: self.io,
             train_datagrams: self.train,
             idle: self.processor.idle,
+            has_keys: self.keys,
         };
         self.processor.pin()?;
         if !place.group.ip().is_multicast() {
