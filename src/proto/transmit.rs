@@ -92,7 +92,7 @@ impl TransmitBatch {
     }
 
     /// Adds a datagram that is written already, with `room` bytes behind it for a seal.
-    pub(super) fn push(&mut self, to: Destination, datagram: &[u8], room: usize) {
+    pub fn push(&mut self, to: Destination, datagram: &[u8], room: usize) {
         self.append(to, datagram);
         self.bytes.resize(self.bytes.len() + room, 0);
     }
