@@ -493,7 +493,7 @@ fn two_groups_and_teams() {
 /// are too large to be sent again unasked. `perf/repair` measures how long it takes.
 #[test]
 fn one_of_eight_loses_a_datagram() {
-    let Some(mut lab) = Lab::up(9, &IPV4, "") else {
+    let Some(mut lab) = Lab::up_open(9, &IPV4, "") else {
         return;
     };
     let mut agents: Vec<_> = (2..=9).map(|host| lab.agent(host, &[])).collect();
@@ -609,6 +609,8 @@ struct Lab {
     floor: PathBuf,
     programs: usize,
     logs: Vec<PathBuf>,
+    /// Without keys.
+    is_open: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -644,8 +646,12 @@ impl Lab {
             floor,
             programs: 0,
             logs: Vec::new(),
+            is_open: false,
             _turn: turn,
         };
+        lab.keys(&["keys", "init", "--keys"]);
+        lab.grant("boss");
+        lab.keys(&["floor", "sign", "--keys"]);
         match run_tool(&["up", &lab.name, &hosts.to_string()]) {
             Ok(_) => Some(lab),
             // A root without the right to make namespaces, as in most containers.
@@ -655,6 +661,32 @@ impl Lab {
             }
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// The same without keys: for a test that looks into datagrams on the way.
+    fn up_open(hosts: usize, groups: &[&str; 2], more: &str) -> Option<Self> {
+        let mut lab = Self::up(hosts, groups, more)?;
+        lab.is_open = true;
+        Some(lab)
+    }
+
+    /// Lets `name` send in all lanes to all groups.
+    fn grant(&self, name: &str) {
+        let lanes = ["--lane", "emergency", "--lane", "routine", "--lane", "bulk"];
+        let what = ["keys", "grant", name, "--every-group"];
+        self.keys(&[&what[..], &lanes, &["--keys"]].concat());
+    }
+
+    /// Runs a command that ends with the folder of keys.
+    fn keys(&self, args: &[&str]) {
+        let output = Command::new(env!("CARGO_BIN_EXE_floorcast"))
+            .args(args)
+            .arg(self.directory.path().join("keys"))
+            .arg("--floor")
+            .arg(&self.floor)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
     }
 
     /// Starts an agent called by its host's number, with a memory that outlives it.
@@ -686,6 +718,9 @@ impl Lab {
             .join(format!("input-{}", self.programs));
         fs::write(&input, lines.join("\n") + "\n").unwrap();
         let own = ["--json", "--lines", "--name", name, "--to", to];
+        if !self.is_open {
+            self.grant(name);
+        }
         let input = File::open(&input).unwrap();
         Send {
             began: Instant::now(),
@@ -707,11 +742,13 @@ impl Lab {
             .path()
             .join(format!("{}-{what}.log", self.programs));
         let mut child = tool(&["exec", &self.name, &host.to_string()])
-            .args([env!("CARGO_BIN_EXE_floorcast"), command, "--open-lab"])
+            .args([env!("CARGO_BIN_EXE_floorcast"), command])
+            .args(self.is_open.then_some("--open-lab"))
             .arg("--floor")
             .arg(&self.floor)
             .args(flags)
             .env("TMPDIR", self.directory.path()) // locks of names
+            .env("XDG_STATE_HOME", self.directory.path().join("state"))
             .stdin(input)
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
