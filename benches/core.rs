@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
-use floorcast::proto::{Config, Endpoint, Event, Join, TransmitBatch};
+use floorcast::guard::{Guard, Verdicts};
+use floorcast::keys::ThrowAway;
+use floorcast::proto::{Config, Destination, Endpoint, Event, Join, TransmitBatch};
 use floorcast::time::Timestamp;
 use floorcast::wire::{
     Advert, DatagramWriter, FloorId, GroupId, Header, Lane, Message, Place, QuantDuration, Segment,
@@ -34,7 +36,136 @@ fn main() {
     deliver(&mut criterion, "deliver/1x256", 1);
     deliver(&mut criterion, "deliver/5x256", SEGMENTS_PER_DATAGRAM);
     repair(&mut criterion);
+    aead(&mut criterion);
+    protect(&mut criterion);
     criterion.final_summary();
+}
+
+/// The candidates for sealing a datagram, in one run.
+fn aead(criterion: &mut Criterion) {
+    use aes_gcm::aead::AeadInOut as _;
+    use aes_gcm::{Aes256Gcm, KeyInit as _};
+    use chacha20poly1305::ChaCha20Poly1305;
+    let mut body = vec![7; DATAGRAM_BYTES];
+    let (key, nonce, header) = ([1; 32], [2; 12], [3; 32]);
+    let mut group = criterion.benchmark_group("aead");
+    group.throughput(Throughput::Bytes(DATAGRAM_BYTES as u64));
+    let ring = ring::aead::UnboundKey::new(&ring::aead::AES_256_GCM, &key);
+    let ring = ring::aead::LessSafeKey::new(ring.expect("a key has 32 bytes"));
+    group.bench_function("ring AES-256-GCM", |bencher| {
+        bencher.iter(|| {
+            let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+            let aad = ring::aead::Aad::from(&header);
+            black_box(ring.seal_in_place_separate_tag(nonce, aad, &mut body)).is_ok()
+        });
+    });
+    let rust_crypto = Aes256Gcm::new(&key.into());
+    group.bench_function("aes-gcm AES-256-GCM", |bencher| {
+        bencher.iter(|| {
+            let sealed = rust_crypto.encrypt_inout_detached(
+                &nonce.into(),
+                &header,
+                body.as_mut_slice().into(),
+            );
+            black_box(sealed).is_ok()
+        });
+    });
+    let chacha = ChaCha20Poly1305::new(&key.into());
+    group.bench_function("chacha20poly1305", |bencher| {
+        bencher.iter(|| {
+            let sealed =
+                chacha.encrypt_inout_detached(&nonce.into(), &header, body.as_mut_slice().into());
+            black_box(sealed).is_ok()
+        });
+    });
+    group.finish();
+}
+
+/// What protection costs each side, for a full train of full datagrams and for one small one.
+fn protect(criterion: &mut Criterion) {
+    const NOW: Timestamp = Timestamp::from_nanos(1);
+    const WALL_NS: u64 = 1_800_000_000_000_000_000;
+    let all = GroupId::of("all");
+    let stream = StreamId::new(all, Lane::Routine);
+    let advert = Advert {
+        trail: SeqNo::ZERO,
+        backoff: QuantDuration::default(),
+        age: QuantDuration::default(),
+        is_coded: false,
+    };
+    let keys = ThrowAway::new(FLOOR, [1; 32], WALL_NS / 1_000_000_000 - 10);
+    let guard = |name: &str, credentials| {
+        let mut endpoint = Config::new(FLOOR, SourceId::of(FLOOR, name), SessionId(1));
+        let guard = Guard::new(credentials, &mut endpoint, WALL_NS, Verdicts::default());
+        guard.expect("a datagram has room for a seal")
+    };
+    let from = SocketAddr::from(([127, 0, 0, 1], 7));
+    let mut group = criterion.benchmark_group("protect");
+    for (datagrams, segments) in [(64, 4), (1, 1)] {
+        group.throughput(Throughput::Elements(datagrams));
+        let plain = |number: u64| {
+            let mut bytes = Vec::new();
+            let header = Header {
+                key: 1,
+                floor: FLOOR,
+                source: SourceId::of(FLOOR, "sup-1"),
+                session: SessionId(1),
+                number,
+            };
+            let mut writer = DatagramWriter::plain(&mut bytes, DATAGRAM_BYTES, &header);
+            for segment in 0..segments {
+                let seq = SeqNo(number * segments + segment);
+                assert!(writer.segment(stream, seq, &advert, Sending::New, &SEGMENT));
+            }
+            writer.finish();
+            bytes
+        };
+        let batch_of = |first: u64| {
+            let mut batch = TransmitBatch::new(64);
+            for number in first..first + datagrams {
+                batch.push(Destination::Group(all), &plain(number), 256);
+            }
+            batch
+        };
+        let mut source = guard("sup-1", keys.source("sup-1", &[]));
+        let mut first = 0;
+        group.bench_function(format!("seal/{datagrams}x{segments}x256"), |bencher| {
+            let next = || {
+                first += datagrams;
+                batch_of(first)
+            };
+            bencher.iter_batched(
+                next,
+                |mut batch| {
+                    source.seal(NOW, &mut batch, 0);
+                    batch
+                },
+                BatchSize::SmallInput,
+            );
+        });
+        let mut agent = guard("ws-1", keys.workstation("ws-1"));
+        let mut source = guard("sup-1", keys.source("sup-1", &[]));
+        let mut first = 0;
+        group.bench_function(format!("open/{datagrams}x{segments}x256"), |bencher| {
+            let next = || {
+                first += datagrams;
+                let mut batch = batch_of(first);
+                source.seal(NOW, &mut batch, 0);
+                batch
+            };
+            bencher.iter_batched(
+                next,
+                |batch| {
+                    for (_, datagram) in batch.iter() {
+                        assert!(agent.open(NOW, from, datagram).is_ok());
+                    }
+                    batch
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
 }
 
 /// One full datagram written into a buffer that has its size.

@@ -37,6 +37,8 @@ pub mod keyring;
 #[cfg(feature = "app")]
 pub mod output;
 #[cfg(feature = "app")]
+pub mod proofs;
+#[cfg(feature = "app")]
 pub mod replay;
 #[cfg(feature = "app")]
 pub mod send;

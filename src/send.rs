@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::capture::{Capture, Recorded};
@@ -15,6 +16,7 @@ use crate::output::{
     self, Ending, Failure, Line, LossLines, LossSummary, PrintError, Printer, ReceiverLines,
     SendSummary, for_eyes,
 };
+use crate::proofs::Proofs;
 use crate::proto::{self, Blame, DatagramBytes, Join, PublishError, Rate};
 use crate::runtime::{self, Clock, Idle, Loop, Moment, Network, Next, Node, Program, Stop};
 use crate::station::{BroadcastError, Station, StationConfig, StationEvent};
@@ -57,6 +59,8 @@ pub struct Options {
     pub is_json: bool,
     /// How it is protected.
     pub protection: Protection,
+    /// Where receipts go that prove to others who has what.
+    pub receipts: Option<PathBuf>,
 }
 
 /// Sends, and waits for the receipts.
@@ -75,6 +79,11 @@ pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
     } else {
         Slot::only(&options.floor, &options.name)?
     };
+    let proofs = options
+        .receipts
+        .as_deref()
+        .map(|path| Proofs::create(path, options.floor.id))
+        .transpose()?;
     let clock = Clock::start();
     let mut station = station(options, &slot.source_name, clock)?;
     let groups: Vec<_> = options
@@ -107,7 +116,7 @@ pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
         &options.interface.to_string(),
     );
     let mut send = Send::new(options, groups, stop.clone());
-    (send.watch, send.known) = (watch, known);
+    (send.watch, send.known, send.proofs) = (watch, known, proofs);
     looping
         .run(&mut send)
         .map_err(|error| Failure::system("cannot go on", &error))?;
@@ -115,8 +124,11 @@ pub fn run(options: Options, stop: &Stop) -> Result<Ending, Failure> {
         return Err(failure);
     }
     let send_errors = looping.stats().send_errors.total();
-    send.keep_met(&looping.nodes()[0].station);
-    send.finish(&looping.nodes()[0].station, send_errors)
+    let station = &mut looping.nodes_mut()[0].station;
+    send.keep_met(station);
+    let proved = send.prove(station);
+    let ending = send.finish(station, send_errors)?;
+    proved.map(|()| ending)
 }
 
 fn station(options: &Options, name: &str, clock: Clock) -> Result<Recorded, Failure> {
@@ -291,6 +303,11 @@ struct Send<'a> {
     known: Option<Known>,
     /// Workstations that have shown a key for the first time.
     met: Vec<Met>,
+    proofs: Option<Proofs>,
+    /// Workstations that have received something.
+    received: usize,
+    /// Until when receipts that prove it are waited for, and when they are asked for again.
+    proving: Option<(Timestamp, Timestamp)>,
 }
 
 impl<'a> Send<'a> {
@@ -316,7 +333,49 @@ impl<'a> Send<'a> {
             watch: None,
             known: None,
             met: Vec::new(),
+            proofs: None,
+            received: 0,
+            proving: None,
         }
+    }
+
+    /// Whether receipts that prove who has what are still to come; asks for them.
+    fn is_proving(&mut self, now: Timestamp, station: &mut Recorded) -> bool {
+        /// A second is many times what a whole floor takes.
+        const WAIT: Duration = Duration::from_secs(1);
+        const ASK_EVERY: Duration = Duration::from_millis(250);
+        if self.proofs.is_none() || self.stop.is_requested() {
+            return false;
+        }
+        let came = station.guard().map_or(0, |guard| guard.receipts().count());
+        let (until, ask_at) = *self.proving.get_or_insert((now + WAIT, now));
+        if came >= self.received * self.groups.len().min(1) || now >= until {
+            return false;
+        }
+        if now >= ask_at {
+            station.ask_receipts();
+            self.proving = Some((until, now + ASK_EVERY));
+        }
+        true
+    }
+
+    /// Writes down what proves who has what.
+    fn prove(&mut self, station: &mut Recorded) -> Result<(), Failure> {
+        let Some(proofs) = self.proofs.take() else {
+            return Ok(());
+        };
+        let receipts: Vec<_> = station
+            .guard()
+            .map(|guard| {
+                guard
+                    .receipts()
+                    .map(|(_, _, bytes)| bytes.clone())
+                    .collect()
+            })
+            .unwrap_or_default();
+        let receipts = receipts.iter().map(|bytes: &bytes::Bytes| &bytes[..]);
+        proofs.write(receipts, |proven| station.name_of(proven.station))?;
+        Ok(())
     }
 
     /// Learns of keys that have changed, and of workstations that have shown theirs.
@@ -416,7 +475,12 @@ impl<'a> Send<'a> {
                 .command()
                 .broadcast(at.now, &self.groups, lane, &notice, supersedes)
             {
-                Ok(_) => self.next += 1,
+                Ok(parts) => {
+                    self.next += 1;
+                    if let Some(proofs) = &mut self.proofs {
+                        proofs.sent(notice.id, &parts);
+                    }
+                }
                 Err(BroadcastError::Publish(PublishError::WindowFull)) => return,
                 Err(error) => {
                     let sentence = format!("notice {} was not sent: {error}", self.next + 1);
@@ -450,6 +514,7 @@ impl<'a> Send<'a> {
             .collect();
         missing.sort();
         let received = tally.expected - missing.len();
+        self.received = self.received.max(received);
         let is_complete = missing.is_empty() && tally.expected > 0;
         self.complete += usize::from(is_complete);
         self.expected = self.expected.max(tally.expected);
@@ -648,6 +713,9 @@ impl Program for Send<'_> {
                 if let Some(tally) = station.tally(at.now, index) {
                     self.receipt(station, &tally);
                 }
+            }
+            if self.is_proving(at.now, node.command()) {
+                return Next::At(at.now + LOOK_EVERY);
             }
             return Next::Done;
         }

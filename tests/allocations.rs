@@ -10,6 +10,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use floorcast::guard::{Guard, Verdicts};
+use floorcast::keys::ThrowAway;
 use floorcast::proto::{
     Config, Destination, Endpoint, Event, Join, SendWindowBytes, SendWindowLen, TransmitBatch,
 };
@@ -97,6 +99,71 @@ fn a_pair_with_loss_and_repair_does_not_allocate() {
     let (sender, receiver) = (pair.sender.stats(), pair.receiver.stats());
     assert!(sender.repairs_sent > 1_000 && receiver.nacks_sent > 300);
     assert_eq!(receiver.segments_lost, 0);
+}
+
+/// Goal: nor does a seal, either way. Method: trains of eight datagrams from one guard to another; turns that tell the grant,
+/// ever more seldom, are not counted.
+#[test]
+fn a_datagram_is_sealed_and_opened_without_allocating() {
+    const TRAIN_LEN: u64 = 8;
+    const WALL_NS: u64 = 1_800_000_000_000_000_000;
+    let keys = ThrowAway::new(FLOOR, [1; 32], WALL_NS / 1_000_000_000 - 10);
+    let guard = |name: &str, credentials| {
+        let mut endpoint = Config::new(FLOOR, SourceId::of(FLOOR, name), SessionId(1));
+        let guard = Guard::new(credentials, &mut endpoint, WALL_NS, Verdicts::default());
+        guard.expect("a datagram has room for a seal")
+    };
+    let mut source = guard("sup-1", keys.source("sup-1", &[]));
+    let mut agent = guard("ws-1", keys.workstation("ws-1"));
+    let mut batch = TransmitBatch::new(64);
+    let (mut counted, mut allocations) = (0, 0);
+    for step in 0..4_000 {
+        let now = Timestamp::from_nanos(step * STEP_NS);
+        batch.clear();
+        for number in step * TRAIN_LEN..(step + 1) * TRAIN_LEN {
+            let header = Header {
+                key: 1,
+                floor: FLOOR,
+                source: SourceId::of(FLOOR, "sup-1"),
+                session: SessionId(1),
+                number,
+            };
+            let mut plain = Vec::new();
+            let mut writer = DatagramWriter::plain(&mut plain, 1_400, &header);
+            assert!(writer.segment(stream(), SeqNo(number), &advert(), Sending::New, &segment()));
+            writer.finish();
+            batch.push(Destination::Group(group()), &plain, 256);
+        }
+        let before = counting::tally().allocations;
+        source.seal(now, &mut batch, 0);
+        for (_, datagram) in batch.iter() {
+            agent
+                .open(now, address(1), datagram)
+                .expect("it is the source's");
+        }
+        if step >= 1_000 && batch.len() as u64 == TRAIN_LEN {
+            counted += 1;
+            allocations += counting::tally().allocations - before;
+        }
+    }
+    assert!(counted > 2_900, "{counted} trains were counted");
+    assert_eq!(allocations, 0);
+}
+
+fn advert() -> Advert {
+    Advert {
+        trail: SeqNo::ZERO,
+        backoff: QuantDuration::default(),
+        age: QuantDuration::default(),
+        is_coded: false,
+    }
+}
+
+const fn segment() -> Segment<'static> {
+    Segment {
+        place: Place::Whole,
+        payload: &[7; SEGMENT_BYTES],
+    }
 }
 
 /// Allocations by call.
@@ -269,16 +336,7 @@ fn datagram(step: u64) -> Bytes {
         number: step,
     };
     let mut writer = DatagramWriter::new(&mut bytes, 1_400, &header);
-    let advert = Advert {
-        trail: SeqNo::ZERO,
-        backoff: QuantDuration::default(),
-        age: QuantDuration::default(),
-        is_coded: false,
-    };
-    let segment = Segment {
-        place: Place::Whole,
-        payload: &[7; SEGMENT_BYTES],
-    };
+    let (advert, segment) = (advert(), segment());
     for n in 0..SEGMENTS_PER_DATAGRAM {
         let seq = SeqNo(step * SEGMENTS_PER_DATAGRAM + n);
         assert!(writer.segment(stream(), seq, &advert, Sending::New, &segment));

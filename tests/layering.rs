@@ -29,13 +29,14 @@ const ROOMS: &[(&str, &str)] = &[
     ),
     ("output", "wire notice time proto station"),
     ("keyring", "wire keys proto guard floor runtime output"),
+    ("proofs", "wire keys guard notice output"),
     (
         "agent",
         "time rng wire keys guard proto notice station capture net floor runtime output keyring",
     ),
     (
         "send",
-        "time rng wire keys guard proto notice station capture net floor runtime output keyring",
+        "time rng wire keys guard proto notice station capture net floor runtime output keyring proofs",
     ),
     (
         "demo",
@@ -52,7 +53,7 @@ const ROOMS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay bench keys keyring",
+        "time rng wire proto notice station sim capture net floor runtime output agent send demo check replay bench keys keyring proofs",
     ),
     ("main", "cli"),
 ];

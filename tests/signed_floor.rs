@@ -561,3 +561,48 @@ fn secrets_that_others_can_read_are_refused() {
         }
     }
 }
+
+/// Goal: what a workstation has signed to have can be checked by anybody, and what was changed proves nothing. Method: two
+/// agents, a file of their receipts, and one digit of it.
+#[test]
+fn receipts_prove_who_has_what() {
+    let lab = signed();
+    let agents = ["ws-1", "ws-2"].map(|name| {
+        let agent = lab.start(&["agent", "--name", name]);
+        assert!(agent.line().contains(" listens on "));
+        agent
+    });
+    let send = ["send", "--to", "all", "--receipts", "proof.jsonl", "leave"];
+    let sent = lab.run(&send);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    drop(agents);
+    let checked = one(&lab, &["keys", "receipts", "proof.jsonl"]);
+    assert_eq!(
+        (
+            &checked["notices"],
+            &checked["stations"],
+            &checked["false_receipts"]
+        ),
+        (&1.into(), &2.into(), &0.into()),
+        "{checked}"
+    );
+    let text = fs::read_to_string(lab.file("proof.jsonl")).expect("receipts");
+    assert!(text.contains("\"station\":\"ws-1\"") && text.contains("\"station\":\"ws-2\""));
+    // It is not written over.
+    assert_refused(&lab.run(&send), &["proof.jsonl", "nothing was sent"]);
+    // More was received than was signed for; another digit of what was signed.
+    for (from, to) in [
+        ("\"through\":1", "\"through\":2"),
+        ("\"bytes\":\"0100", "\"bytes\":\"0101"),
+    ] {
+        fs::write(lab.file("changed"), text.replacen(from, to, 1)).expect("a file");
+        let ended = lab.run(&["keys", "receipts", "changed"]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stdout.contains("1 do not"), "{ended:?}");
+    }
+    fs::write(lab.file("changed"), "{}").expect("a file");
+    assert_refused(
+        &lab.run(&["keys", "receipts", "changed"]),
+        &["changed", "line 1"],
+    );
+}

@@ -565,6 +565,7 @@ mod tests {
             usage: Usage::default(),
         };
         let circumstances = Circumstances {
+            security: "open-lab".to_owned(),
             size: 100,
             rate: 1.0,
             io: String::new(),

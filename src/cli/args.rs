@@ -260,6 +260,9 @@ pub(super) struct SendArgs {
     /// Where to remember the floor's root, and the workstations that were met [default: the user's state directory]
     #[arg(long, value_name = "DIR", conflicts_with = "open_lab")]
     pub(super) state: Option<PathBuf>,
+    /// Ask each workstation to sign what it has, and write it to this new file: floorcast keys receipts checks it
+    #[arg(long, value_name = "FILE", conflicts_with = "open_lab")]
+    pub(super) receipts: Option<PathBuf>,
     /// Print JSON lines: a receipt for each notice, one for each loss and where it was, and a summary
     #[arg(long)]
     pub(super) json: bool,

@@ -12,6 +12,7 @@ use crate::floor::{self, Floor, FloorError, parse_duration, parse_positive_durat
 use crate::keyring::{self, GrantOptions, Keyring, Passphrase, Place, Revoked};
 use crate::keys::Status;
 use crate::output::{Ending, Failure};
+use crate::proofs;
 use crate::wire::{GroupId, is_station_name};
 
 use super::args::{FloorFile, LaneArg, whole};
@@ -33,6 +34,23 @@ pub(super) enum KeysCommand {
     Show(CommonArgs),
     /// Show the key of a workstation on this machine, and make it if it has none
     Station(StationArgs),
+    /// Check what workstations have signed to have: a file that send --receipts wrote
+    Receipts(ReceiptsArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  floorcast send --to all --receipts drill.jsonl \"Leave by the east stairs\"
+  floorcast keys receipts drill.jsonl
+
+Exit codes: 0 all of them hold, 1 not so, 2 it is no such file.")]
+pub(super) struct ReceiptsArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print a JSON line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +194,7 @@ impl From<StatusArg> for Status {
 /// Does what was asked for.
 pub(super) fn run(command: KeysCommand) -> Result<Ending, Failure> {
     match command {
+        KeysCommand::Receipts(args) => proofs::check(&args.file, args.json),
         KeysCommand::Init(common) => {
             let floor = floor(&common)?;
             let passphrase = common.passphrase.read("root key", true)?;

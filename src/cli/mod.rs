@@ -298,6 +298,7 @@ fn run_send(args: args::SendArgs, stop: &Stop) -> Result<Ending, Failure> {
         capture: capture(&args.capture)?,
         is_json: args.json,
         protection,
+        receipts: args.receipts,
     };
     args.processor.pin()?;
     send::run(options, stop)

@@ -297,6 +297,11 @@ impl Loop {
         &self.nodes
     }
 
+    /// The same, to take from a station what it has kept once the loop has ended.
+    pub fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
     /// What was counted so far.
     pub const fn stats(&self) -> &LoopStats {
         &self.stats
