@@ -205,10 +205,9 @@ impl Guard {
         batch: &mut TransmitBatch,
         already: usize,
     ) {
-        let Some(grant) = &self.credentials.grant else {
+        if self.credentials.grant.is_none() {
             return;
-        };
-        let grant = grant.to_bytes().to_vec();
+        }
         for (to, _) in batch.iter().skip(already) {
             if let Destination::Group(group) = to {
                 self.telling.entry(group).or_insert(Telling {
@@ -220,6 +219,10 @@ impl Guard {
         if self.telling.values().all(|telling| telling.due > now) {
             return;
         }
+        let Some(grant) = &self.credentials.grant else {
+            return;
+        };
+        let grant = grant.to_bytes().to_vec();
         let mut datagram = self.own_datagram(|writer| {
             writer.grant(&grant);
         });

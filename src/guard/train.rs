@@ -3,7 +3,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::keys::{PublicKey, SIGNATURE_BYTES};
+use crate::keys::{PublicKey, SIGNATURE_BYTES, TRAIN_STATEMENT_BYTES};
 use crate::wire::{FloorId, Header};
 
 /// Bytes of a node. Whoever would put another datagram in the place of one has to find a second preimage for one node of
@@ -65,8 +65,8 @@ pub(super) fn statement(
     time_ms: u64,
     depth: u8,
     root: &Node,
-) -> [u8; 45] {
-    let mut bytes = [0; 45];
+) -> [u8; TRAIN_STATEMENT_BYTES] {
+    let mut bytes = [0; TRAIN_STATEMENT_BYTES];
     bytes[..4].copy_from_slice(&floor.0.to_be_bytes());
     bytes[4..12].copy_from_slice(&header.source.0.to_be_bytes());
     bytes[12..20].copy_from_slice(&header.session.0.to_be_bytes());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::keys::{PublicKey, SIGNATURE_BYTES};
+use crate::keys::{PublicKey, SIGNATURE_BYTES, TRAIN_STATEMENT_BYTES};
 
 /// Verdicts kept: the trains that stations of one process are about to ask for, one after the other.
 const KEPT_MAX: usize = 1_024;
@@ -31,7 +31,7 @@ impl Verdicts {
     pub(super) fn train(
         &self,
         key: &PublicKey,
-        statement: &[u8],
+        statement: &[u8; TRAIN_STATEMENT_BYTES],
         signature: &[u8; SIGNATURE_BYTES],
     ) -> bool {
         let check = || key.has_signed_train(statement, signature);

@@ -50,7 +50,6 @@ pub(crate) enum About {
     Grant,
     Revocations,
     GroupKeys,
-    Train,
     FloorFile,
 }
 
@@ -60,10 +59,24 @@ impl About {
             Self::Grant => b"floorcast grant\0",
             Self::Revocations => b"floorcast revocations\0",
             Self::GroupKeys => b"floorcast group keys\0",
-            Self::Train => b"floorcast train\0",
             Self::FloorFile => b"floorcast floor file\0",
         }
     }
+}
+
+/// Bytes of what a signature of a train is about.
+pub const TRAIN_STATEMENT_BYTES: usize = 45;
+const TRAIN_WORDS: &[u8; 16] = b"floorcast train\0";
+
+/// What is signed of a train. Statements are seldom and put together on the heap; trains are not.
+fn train_signed(
+    statement: &[u8; TRAIN_STATEMENT_BYTES],
+) -> [u8; TRAIN_WORDS.len() + TRAIN_STATEMENT_BYTES] {
+    let mut signed = [0; TRAIN_WORDS.len() + TRAIN_STATEMENT_BYTES];
+    let (words, rest) = signed.split_at_mut(TRAIN_WORDS.len());
+    words.copy_from_slice(TRAIN_WORDS);
+    rest.copy_from_slice(statement);
+    signed
 }
 
 /// A private key: a floor's root, a source's or a workstation's. Its memory is wiped when it goes.
@@ -86,8 +99,8 @@ impl PrivateKey {
     }
 
     /// Signs what a train of datagrams comes down to (R-TRAIN-2).
-    pub fn sign_train(&self, statement: &[u8]) -> [u8; SIGNATURE_BYTES] {
-        self.sign(About::Train, statement)
+    pub fn sign_train(&self, statement: &[u8; TRAIN_STATEMENT_BYTES]) -> [u8; SIGNATURE_BYTES] {
+        self.0.sign(&train_signed(statement)).to_bytes()
     }
 
     /// What only the holder of this key can make of `words`, and always does: 64 bits that nobody can guess.
@@ -170,8 +183,15 @@ impl PublicKey {
     }
 
     /// Whether this key has signed what a train of datagrams comes down to (R-TRAIN-2).
-    pub fn has_signed_train(&self, statement: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-        self.has_signed(About::Train, statement, signature)
+    pub fn has_signed_train(
+        &self,
+        statement: &[u8; TRAIN_STATEMENT_BYTES],
+        signature: &[u8; SIGNATURE_BYTES],
+    ) -> bool {
+        let signature = ed25519_dalek::Signature::from_bytes(signature);
+        self.0
+            .verify_strict(&train_signed(statement), &signature)
+            .is_ok()
     }
 
     fn has_signed(
