@@ -35,7 +35,7 @@ use crate::wire::{
     StreamId,
 };
 
-use budget::{Enrolments, Forgeries, Signatures};
+use budget::{Enrolments, Forgeries, Signatures, may_sign, signed};
 use peers::{Peer, TRAINS_MAX};
 use proof::{GRANTED_BYTES_MAX, KEYED_BYTES_MAX, Proof, TrainProof};
 use train::{Checked, Claim, NODE_BYTES, TRAIN_LEN_MAX, Tree};
@@ -303,10 +303,13 @@ impl Guard {
         if (header.source, header.session) == (self.source, self.session) {
             return Err(Discard::Own);
         }
-        let peer = self.peers.get(&header.source);
+        let peer = self.peers.get_mut(&header.source);
         let peer = peer.filter(|peer| peer.session == header.session);
-        if peer.is_some_and(|peer| header.number < OWN_NUMBERS && !peer.seen.is_new(header.number))
-        {
+        let is_known = |peer: &mut Peer| {
+            let (window, number) = peer.window(header.number);
+            !window.is_new(number)
+        };
+        if peer.is_some_and(is_known) {
             return Err(Discard::Replayed);
         }
         let opened = self.decrypt(&header, id, wall_s, datagram)?;
@@ -322,7 +325,7 @@ impl Guard {
             Proof::Group => self.check_group(&header)?,
             Proof::Train(proof) => self.check_train(now, from, &header, &proof, &digest)?,
             Proof::Pair { mark, time_ms, key } => {
-                self.check_mark(now, &header, &key, time_ms, &mark, &digest)?
+                self.check_mark((now, from), &header, &key, time_ms, &mark, &digest)?
             }
         };
         for message in decoded.messages() {
@@ -402,13 +405,14 @@ impl Guard {
             self.forgeries.found(now, from, false);
             return Err(Discard::Forged);
         };
-        if grant.source() != header.source || self.credentials.revoked.contains(&grant.terms().key)
-        {
-            return Err(Discard::Ungranted);
-        }
         // Of two, the one that was made later: its times are later, if only by a second.
         let age = |grant: &Grant| (grant.terms().not_before, grant.terms().not_after);
-        if known.is_some_and(|known| age(known) > age(&grant)) {
+        if grant.source() != header.source
+            || self.credentials.revoked.contains(&grant.terms().key)
+            || known.is_some_and(|known| age(known) > age(&grant))
+        {
+            // True, and of no use: as much work as a false one, and anybody can have it.
+            self.forgeries.found(now, from, false);
             return Err(Discard::Ungranted);
         }
         if self.grants.len() >= GRANTS_MAX && known.is_none() {
@@ -477,7 +481,12 @@ impl Guard {
             };
         }
         let is_at_home = peer.is_some_and(|peer| peer.from == from);
-        if !self.forgeries.may_check(now, from, is_at_home) {
+        let is_granted = self.grants.contains_key(&header.source);
+        let may_sign = match self.peers.get(&header.source) {
+            Some(peer) => is_granted || may_sign(peer.signatures, now),
+            None => self.is_expected(header.source, &key) || self.enrolments.may_meet(now),
+        };
+        if !may_sign || !self.forgeries.may_check(now, from, is_at_home) {
             return Err(Discard::Throttled);
         }
         let root = claim.root();
@@ -487,6 +496,9 @@ impl Guard {
             return Err(Discard::Forged);
         }
         self.remember(now, from, header, &found)?;
+        if let Some(peer) = self.peers.get_mut(&header.source) {
+            signed(&mut peer.signatures, now);
+        }
         self.keep_train(header.source, &claim, root, proof.signature, key);
         Ok(found)
     }
@@ -521,7 +533,7 @@ impl Guard {
     /// Whether the mark is that of the station whose key it names (R-PAIR-2).
     fn check_mark(
         &mut self,
-        now: Timestamp,
+        (now, from): (Timestamp, SocketAddr),
         header: &Header,
         key: &[u8; KEY_BYTES],
         time_ms: u64,
@@ -535,6 +547,7 @@ impl Guard {
             time_ms,
             shown: Shown::Mark,
         };
+        let is_expected = self.is_expected(header.source, &key);
         let known = self.peers.get_mut(&header.source);
         let known = known.filter(|peer| peer.key == key);
         let is_same = |pair: &PairKey| pair.mark(digest, time_ms) == *mark;
@@ -549,14 +562,16 @@ impl Guard {
                 Err(Discard::Forged)
             };
         }
-        // Somebody new: as much work as a signature.
-        if !self.enrolments.may_meet(now) {
+        // Somebody new: as much work as a signature, and as little for whoever brings false ones.
+        let may_meet = is_expected || self.enrolments.may_meet(now);
+        if !may_meet || !self.forgeries.may_check(now, from, false) {
             return Err(Discard::Throttled);
         }
         let pair = PairKey::new(&self.credentials.key, &key, self.floor);
         if is_same(&pair) {
             Ok(found)
         } else {
+            self.forgeries.found(now, from, false);
             Err(Discard::Forged)
         }
     }
@@ -601,7 +616,9 @@ impl Guard {
         granted: Option<PublicKey>,
     ) -> Result<PublicKey, Discard> {
         let enrolment = &self.credentials.enrolment;
-        let known = granted.or_else(|| enrolment.known.get(&station).copied());
+        let own = (station == self.source).then_some(self.own_public);
+        let known = granted.or(own);
+        let known = known.or_else(|| enrolment.known.get(&station).copied());
         let is_taken = match known {
             Some(known) => known == shown,
             None => enrolment.others == Others::FirstUse,
@@ -692,6 +709,33 @@ impl Guard {
         }
     }
 
+    /// Whether the root has granted something to a station under that key, or the floor knows it: those who are invented do
+    /// not stand in its way.
+    fn is_expected(&self, station: SourceId, key: &PublicKey) -> bool {
+        let granted = self.grants.get(&station).map(|grant| grant.terms().key);
+        let known = granted.or_else(|| self.credentials.enrolment.known.get(&station).copied());
+        known == Some(*key)
+    }
+
+    /// Forgets who has been silent for long; for a source, somebody who is none.
+    fn make_room(&mut self, now: Timestamp, newcomer: SourceId) -> Result<(), Discard> {
+        let long_ago = 2 * CLOCKS_APART_MS * 1_000_000;
+        self.peers
+            .retain(|_, peer| now.nanos_since(peer.heard) < long_ago);
+        if self.peers.len() < PEERS_MAX {
+            return Ok(());
+        }
+        if !self.grants.contains_key(&newcomer) {
+            return Err(Discard::Sources);
+        }
+        let others = self.peers.iter();
+        let others = others.filter(|(station, _)| !self.grants.contains_key(station));
+        let silent = others.min_by_key(|(_, peer)| peer.heard);
+        let silent = silent.map(|(&station, _)| station);
+        self.peers.remove(&silent.ok_or(Discard::Sources)?);
+        Ok(())
+    }
+
     /// A station has shown who it is: it is kept, in its present life.
     fn remember(
         &mut self,
@@ -702,16 +746,12 @@ impl Guard {
     ) -> Result<(), Discard> {
         let is_known = self.peers.contains_key(&header.source);
         if !is_known {
-            if !self.enrolments.may_meet(now) {
+            let is_expected = self.is_expected(header.source, &found.key);
+            if !is_expected && !self.enrolments.meet(now) {
                 return Err(Discard::Throttled);
             }
             if self.peers.len() >= PEERS_MAX {
-                let long_ago = 2 * CLOCKS_APART_MS * 1_000_000;
-                self.peers
-                    .retain(|_, peer| now.nanos_since(peer.heard) < long_ago);
-                if self.peers.len() >= PEERS_MAX {
-                    return Err(Discard::Sources);
-                }
+                self.make_room(now, header.source)?;
             }
             let known = &mut self.credentials.enrolment.known;
             if !self.grants.contains_key(&header.source) && !known.contains_key(&header.source) {
@@ -728,11 +768,17 @@ impl Guard {
         }
         let new = |newest_ms| Peer::new(header.session, found.key, newest_ms, now, from);
         let peer = self.peers.entry(header.source).or_insert_with(|| new(0));
-        // What was said under another key binds nobody.
-        if peer.key != found.key {
-            *peer = new(0);
-        } else if peer.session != header.session {
-            *peer = new(peer.newest_ms);
+        // What was said under another key binds nobody; what it may cost is the station's, in all its lives.
+        if peer.key != found.key || peer.session != header.session {
+            let newest_ms = if peer.key == found.key {
+                peer.newest_ms
+            } else {
+                0
+            };
+            *peer = Peer {
+                signatures: peer.signatures,
+                ..new(newest_ms)
+            };
         }
         Ok(())
     }
@@ -751,15 +797,15 @@ impl Guard {
         let Some(peer) = self.peers.get_mut(&header.source) else {
             return Err(Discard::Sources);
         };
-        if header.number < OWN_NUMBERS {
-            match found.shown {
-                Shown::Nothing => peer.seen_unsigned.mark(header.number),
-                Shown::Mark | Shown::Signature => peer.seen.mark(header.number),
-            }
+        if found.shown == Shown::Nothing {
+            peer.seen_unsigned.mark(header.number);
+        } else {
+            let (window, number) = peer.window(header.number);
+            window.mark(number);
+            peer.was_at(now, from);
         }
         peer.newest_ms = peer.newest_ms.max(found.time_ms);
         peer.heard = now;
-        peer.from = from;
         let id = KeyId(header.key);
         if !peer.keys.iter().any(|(kept, _)| *kept == id)
             && let Some(group) = self

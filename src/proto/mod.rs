@@ -539,7 +539,7 @@ impl Endpoint {
         let answer = self
             .sender
             .handle_nack(now, (from, is_proved), station, nack, out)?;
-        self.answer(from, answer);
+        self.answer((from, is_proved), answer);
         Ok(())
     }
 
@@ -557,12 +557,14 @@ impl Endpoint {
         let answer = self
             .sender
             .handle_need(now, (from, is_proved), station, need, out)?;
-        self.answer(from, answer);
+        self.answer((from, is_proved), answer);
         Ok(())
     }
 
-    fn answer(&mut self, to: SocketAddr, answer: sender::Answer) {
-        if answer.squelch.is_none() && answer.stream.is_none() {
+    /// Answers a request, once whoever made it has shown to be where the answer goes (R-ADDR-3): sealed, in the middle of a
+    /// train, it may be longer than the request. Until then the request comes again.
+    fn answer(&mut self, (to, is_proved): (SocketAddr, bool), answer: sender::Answer) {
+        if !is_proved || (answer.squelch.is_none() && answer.stream.is_none()) {
             return;
         }
         self.send_control(Destination::Unicast(to), |writer| {

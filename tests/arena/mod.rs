@@ -337,6 +337,17 @@ impl Host {
         })
     }
 
+    /// Waits until something holds of the counters of all its stations together.
+    pub(crate) fn until_all(&self, what: &str, holds: impl Fn(&Stats) -> bool) {
+        for _ in 0..DEADLINE.as_millis() / 5 {
+            if holds(&self.stats()) {
+                return;
+            }
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        panic!("not in time: {what}: {:?}", self.stats());
+    }
+
     /// The next event, if one comes within `wait`.
     pub(crate) fn event(&self, wait: Duration) -> Option<(usize, Timestamp, StationEvent)> {
         match self.events.recv_timeout(wait) {
