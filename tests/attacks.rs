@@ -8,8 +8,8 @@
 mod arena;
 mod process;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,18 @@ use floorcast::keys::{
 };
 use floorcast::notice::OPAQUE;
 use floorcast::proto::{SendWindowLen, Stats};
+use floorcast::rng::Rng;
 use floorcast::station::Station;
 use floorcast::wire::{
     About, Block, BlockNeed, FloorId, GroupId, Header, Lane, SeqNo, SeqRange, SkipReason, StreamId,
 };
 
+use hdrhistogram::Histogram;
+
 use arena::{Arena, Attacker, DEADLINE, Host, OWN_NUMBERS, SOURCE, Shown};
+
+/// Bytes of the question who is at an address: header, nonce, message, mark, time, key, kind, tag.
+const CHECK_BYTES: usize = 32 + 12 + (4 + 24) + 16 + 6 + 32 + 1 + 16;
 
 /// A floor with a source and so many workstations, who have heard each other and were shown "first".
 fn running(arena: &Arena, count: usize) -> (Host, Host, Shown, Attacker) {
@@ -304,7 +310,10 @@ fn the_key_changes_in_mid_stream() {
         .map(|(_, datagram)| datagram[3])
         .collect();
     assert_eq!(used.len(), 2, "both keys were used");
-    assert!(agents.stats().nacks_sent > 0, "something was lost on the way");
+    let stats = agents.stats();
+    let mended = stats.copies_used + stats.repairs_received + stats.segments_mended;
+    println!("{} notices, {mended} of their segments lost and mended", said.len());
+    assert!(mended > 0, "something was lost on the way");
 }
 
 /// Goal: an eavesdropper without the floor's key reads nothing. Method: a text and names that would catch the eye, in short and
@@ -500,8 +509,6 @@ fn discarded(stats: &Stats) -> u64 {
 /// window no longer holds, for what was taken back, and for parity; it never answers, and notes what comes.
 #[test]
 fn nothing_goes_to_a_third_party() {
-    /// Header, nonce, message, mark, time, key, kind, tag.
-    const CHECK_BYTES: usize = 32 + 12 + (4 + 24) + 16 + 6 + 32 + 1 + 16;
     let arena = Arena::new();
     let attacker = arena.attacker();
     let source = arena.host_with(vec![(SOURCE.into(), arena.granted())], 0.0, |endpoint| {
@@ -612,4 +619,155 @@ fn publish(source: &Host, stream: StreamId, count: usize, bytes: usize) {
             let _ = nodes[0].command().publish(at.now, stream, payload.into());
         }
     });
+}
+
+/// What a flood is made of, and where it comes from.
+struct Flood<'a> {
+    name: &'static str,
+    datagrams: &'a [Vec<u8>],
+    mouths: &'a [UdpSocket],
+}
+
+impl Flood<'_> {
+    /// Sends as fast as it goes until it is over; how many went.
+    fn send(&self, to: SocketAddr, over: &AtomicBool) -> u64 {
+        let mut sent = 0;
+        let mut mouths = self.mouths.iter().cycle();
+        for some in self.datagrams.chunks(16).cycle() {
+            if over.load(Ordering::Acquire) {
+                break;
+            }
+            let Some(mouth) = mouths.next() else { break };
+            for datagram in some {
+                sent += u64::from(mouth.send_to(datagram, to).is_ok());
+            }
+        }
+        sent
+    }
+}
+
+/// Goal: a flood of requests at a source keeps nobody from receiving, and draws no more than a few times the bytes that the
+/// source sends without it. Method: as many as the machine sends, for the time of 100 notices each: garbage, true requests
+/// again and again, new and truly marked ones of an enrolled station that asks for all there is; the first two from one address
+/// and from many; in turn with times of quiet, three rounds. Everything is delivered; bytes are bounded; at last the latencies
+/// to the last receiver are printed, since on a machine whose two cores flood, send and receive they say little.
+#[test]
+fn a_flood_of_requests_is_survived() {
+    const NOTICES: usize = 100;
+    const ROUNDS: usize = 3;
+    let arena = Arena::new();
+    let (source, agents, mut shown, attacker) = running(&arena, 4);
+    let to = attacker.address_of(arena.id(SOURCE));
+    let life = life_of_source(&arena, &attacker).session;
+    let (mut guard, mut header) = arena.seal("ws-9", arena.keys.workstation("ws-9"));
+    for (from, datagram) in attacker.heard_of(arena.id(SOURCE)) {
+        let _ = guard.open(arena.now(), from, &datagram);
+    }
+    let about = About {
+        source: arena.id(SOURCE),
+        session: life,
+        stream: StreamId::new(arena.group, Lane::Routine),
+        echo: None,
+    };
+    let all = SeqRange::new(SeqNo(0), SeqNo(4_000)).expect("a range");
+    let mut marked = || {
+        arena::sealed(&mut guard, arena.now(), &mut header, |writer| {
+            writer.nack(&about, [all]);
+        })
+    };
+    let replayed = vec![marked()];
+    let mut rng = Rng::new(1);
+    let garbage: Vec<Vec<u8>> = (0..1_000)
+        .map(|_| (0..160).map(|_| rng.bits().to_be_bytes()[0]).collect())
+        .collect();
+    let one = [arena::mouth([127, 0, 0, 1])];
+    let last = |index: u8| [127, 1 + index / 8, index, 9];
+    let many: Vec<_> = (0..64).map(|index| arena::mouth(last(index))).collect();
+    let true_ones: Vec<Vec<Vec<u8>>> = (0..ROUNDS)
+        .map(|_| (0..60_000).map(|_| marked()).collect())
+        .collect();
+    let mut figures: BTreeMap<&str, (Histogram<u64>, Vec<u64>, Vec<u64>)> = BTreeMap::new();
+    let mut count = 0;
+    for true_ones in &true_ones {
+        let floods = [
+            ("quiet", &[][..], &one[..]),
+            ("garbage", &garbage, &one),
+            ("garbage of many", &garbage, &many),
+            ("replays", &replayed, &one),
+            ("replays of many", &replayed, &many),
+            ("true requests", true_ones, &one),
+        ];
+        for (name, datagrams, mouths) in floods {
+            let flood = Flood {
+                name,
+                datagrams,
+                mouths,
+            };
+            let over = AtomicBool::new(false);
+            let before = source.stats().bytes_sent;
+            let began = arena.now();
+            let sent = thread::scope(|scope| {
+                let flooding = scope.spawn(|| flood.send(to, &over));
+                let mut told = Vec::new();
+                for _ in 0..NOTICES {
+                    let text = format!("notice {count}");
+                    count += 1;
+                    told.push((arena.now(), text.clone()));
+                    arena.say(&source, &text);
+                    thread::park_timeout(Duration::from_millis(3));
+                }
+                let came = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    let (_, text) = told.last().expect("something was said");
+                    shown.until_all_have(&agents, text);
+                }));
+                over.store(true, Ordering::Release);
+                if let Err(why) = came {
+                    std::panic::resume_unwind(why);
+                }
+                let entry = figures.entry(flood.name);
+                let (latencies, _, _) = entry.or_insert_with(|| {
+                    let latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3);
+                    (latencies.expect("a histogram"), vec![], vec![])
+                });
+                for (at, text) in told {
+                    let last = shown.last.get(&text).expect("it was shown");
+                    latencies.saturating_record(last.nanos_since(at).max(1));
+                }
+                flooding.join().expect("the flood ends")
+            });
+            let took_ns = arena.now().nanos_since(began).max(1);
+            let (_, bytes, rates) = figures.get_mut(flood.name).expect("it is there");
+            bytes.push(source.stats().bytes_sent - before);
+            rates.push(sent * 1_000_000_000 / took_ns);
+        }
+    }
+    let texts = |texts: &Vec<String>| texts.len() == count + 1;
+    assert!(shown.texts.iter().all(texts) && shown.odd == 0 && shown.lost == 0);
+    let (quiet, quiet_bytes, _) = &figures["quiet"];
+    let quiet_p99 = quiet.value_at_quantile(0.99);
+    let quiet_most = quiet_bytes.iter().max().expect("rounds");
+    let mut all_bytes = BTreeMap::new();
+    for (name, (latencies, bytes, rates)) in &figures {
+        let p99 = latencies.value_at_quantile(0.99);
+        println!(
+            "{name}: {rates:?} a second; last receiver p50 {} us, p99 {} us, {:.2} of quiet; bytes out {bytes:?}",
+            latencies.value_at_quantile(0.5) / 1_000,
+            p99 / 1_000,
+            p99 as f64 / quiet_p99 as f64
+        );
+        all_bytes.insert(name, bytes.iter().max().expect("rounds") / quiet_most);
+    }
+    // An outsider draws nothing; a turn may take longer, and more heartbeats and copies fall into it. An insider draws what one
+    // receiver's share of the repairs is.
+    for (name, times) in &all_bytes {
+        let most = if **name == "true requests" { 40 } else { 4 };
+        assert!(*times <= most, "{name}: {times} times as many bytes");
+    }
+    let stats = source.stats();
+    assert!(stats.discard_replayed > 0 && stats.discard_malformed > 0, "{stats:?}");
+    assert!(stats.repairs_sent == 0 || stats.repairs_multicast == stats.repairs_sent, "{stats:?}");
+    for mouth in one.iter().chain(&many) {
+        let came = arena::drain(mouth);
+        assert!(came.iter().all(|(_, datagram)| datagram.len() <= CHECK_BYTES));
+    }
 }

@@ -378,7 +378,7 @@ impl Endpoint {
                 Message::Pace(pace) => self.receiver.handle_pace(&header, &pace, &mut self.out),
                 Message::Nack(nack) => self.handle_nack(now, &header, (from, is_proved), &nack),
                 Message::Need(need) => self.handle_need(now, &header, (from, is_proved), &need),
-                Message::Report(report) => self.handle_report(now, &header, from, &report),
+                Message::Report(report) => self.handle_report(now, &header, (from, is_proved), &report),
                 Message::Presence(_) | Message::RollCall(_) | Message::Roster(_) => {
                     has_control = true;
                     Ok(())
@@ -589,7 +589,7 @@ impl Endpoint {
         &mut self,
         now: Timestamp,
         header: &Header,
-        from: SocketAddr,
+        from: (SocketAddr, bool),
         report: &wire::Report<'_>,
     ) -> Result<(), Discard> {
         if (report.source, report.session) != (self.config.source, self.config.session) {
