@@ -9,7 +9,10 @@ mod arena;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +25,7 @@ use floorcast::keys::{
 use floorcast::notice::OPAQUE;
 use floorcast::proto::{Destination, Rate, SendWindowLen, Stats, TransmitBatch};
 use floorcast::rng::Rng;
+use floorcast::runtime::Clock;
 use floorcast::station::{Station, StationEvent};
 use floorcast::wire::{
     About, Block, BlockNeed, FloorId, GroupId, Header, Lane, Pace, SeqNo, SeqRange, SkipReason,
@@ -29,8 +33,10 @@ use floorcast::wire::{
 };
 
 use hdrhistogram::Histogram;
+use serde_json::Value;
 
 use arena::{Arena, Attacker, DEADLINE, Host, OWN_NUMBERS, SOURCE, Shown};
+use process::{Lab, Running};
 
 /// Bytes of the question who is at an address: header, nonce, message, mark, time, key, kind, tag.
 const CHECK_BYTES: usize = 32 + 12 + (4 + 24) + 16 + 6 + 32 + 1 + 16;
@@ -1124,4 +1130,196 @@ fn changed(datagram: &[u8]) -> Vec<Vec<u8>> {
         bytes
     };
     (0..datagram.len()).map(change).collect()
+}
+
+/// The group `all` of a floor of real programs.
+fn group_of(lab: &Lab) -> SocketAddr {
+    let text = fs::read_to_string(lab.file("floor.toml")).expect("a floor file");
+    let line = text.lines().find(|line| line.starts_with("address = "));
+    let address = line.and_then(|line| line.split('"').nth(1));
+    address.expect("an address").parse().expect("an address")
+}
+
+/// A floor of real programs, with keys and the sources `sup-1` and `sup-2`.
+fn signed_lab() -> Lab {
+    let lab = Lab::new();
+    lab.sign();
+    lab.grant("sup-2");
+    lab
+}
+
+/// An agent of it that is ready.
+fn agent(lab: &Lab) -> Running {
+    let agent = lab.start(&["agent", "--json", "--name", "ws-1"]);
+    assert_eq!(event(&agent)["event"], "ready");
+    agent
+}
+
+fn event(agent: &Running) -> Value {
+    serde_json::from_str(&agent.line()).expect("a JSON line")
+}
+
+/// The text of the next notice that an agent prints.
+fn next_text(agent: &Running) -> String {
+    loop {
+        let event = event(agent);
+        if event["event"] == "notice" {
+            return event["text"].as_str().expect("a text").to_owned();
+        }
+    }
+}
+
+/// Has `name` send, and waits until the agent has it.
+fn send(lab: &Lab, name: &str, text: &str) {
+    let ended = lab.run(&["send", "--name", name, "--to", "all", "--wait", "20s", text]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+/// Goal: an agent that was restarted shows nothing again, whoever sends it what has passed. Method: the real program with its
+/// state; all that passed is sent again as soon as it is back, to the group and to itself, and then something new.
+#[test]
+fn a_restarted_agent_shows_nothing_again() {
+    let lab = signed_lab();
+    let attacker = Attacker::new(group_of(&lab));
+    let first = agent(&lab);
+    for text in ["one", "two", "three"] {
+        send(&lab, SOURCE, text);
+        assert_eq!(next_text(&first), text);
+    }
+    let id = first.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(killed.expect("kill runs").success());
+    assert_eq!(first.end().code, Some(0));
+    let again = agent(&lab);
+    for _ in 0..2 {
+        for (_, datagram) in attacker.heard() {
+            attacker.shout(&datagram);
+        }
+    }
+    send(&lab, SOURCE, "four");
+    assert_eq!(next_text(&again), "four");
+}
+
+/// Goal: a source whose key was stolen and is revoked is not heard any more by agents that run. Method: the real programs; the
+/// thief has a copy of all files from before the revocation, and sends in turn with the other source, until only that one is
+/// heard; from then on the thief never is.
+#[test]
+fn a_revoked_source_is_not_heard_by_agents_that_run() {
+    let lab = signed_lab();
+    let thief = Lab::new();
+    for name in ["floor.toml", "floor.toml.sig"] {
+        fs::copy(lab.file(name), thief.file(name)).expect("a copy");
+    }
+    copy_all(&lab.file("keys"), &thief.file("keys"));
+    let agent = agent(&lab);
+    send(&thief, "sup-2", "stolen");
+    assert_eq!(next_text(&agent), "stolen");
+    let revoked = lab.run(&["keys", "revoke", "sup-2"]);
+    assert_eq!(revoked.code, Some(0), "{revoked:?}");
+    let (mut tries, mut unheard) = (0, 0);
+    while unheard < 3 {
+        let (evil, good) = (format!("evil {tries}"), format!("good {tries}"));
+        thief.run(&["send", "--name", "sup-2", "--to", "all", "--wait", "0s", &evil]);
+        send(&lab, SOURCE, &good);
+        let shown = next_text(&agent);
+        if shown == evil {
+            assert_eq!(unheard, 0, "heard again");
+            assert_eq!(next_text(&agent), good);
+        } else {
+            assert_eq!(shown, good);
+            unheard += 1;
+        }
+        tries += 1;
+        assert!(tries < 200, "still heard");
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder").flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_all(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
+}
+
+/// Goal: noise at the rate of the line keeps nothing from arriving, and nothing of it is kept. Method: the real programs; random
+/// bytes of every length, half of them behind the header of a true datagram, as fast as the machine sends them to the group,
+/// where agent and senders hear them, and to the sender alone; meanwhile ten notices are sent, and received. The agent's memory
+/// is as before.
+#[test]
+fn noise_at_the_rate_of_the_line_is_survived() {
+    let lab = signed_lab();
+    let group = group_of(&lab);
+    let attacker = Attacker::new(group);
+    let agent = agent(&lab);
+    send(&lab, SOURCE, "first");
+    assert_eq!(next_text(&agent), "first");
+    let mut rng = Rng::new(9);
+    let heard = attacker.heard();
+    let mut noise = Vec::new();
+    for index in 0..4_000 {
+        let len = rng.below(1_400);
+        let mut bytes: Vec<u8> = (0..len).map(|_| rng.bits().to_be_bytes()[0]).collect();
+        let (_, true_one) = &heard[index % heard.len()];
+        let head = bytes.len().min(32);
+        if index % 2 == 0 {
+            bytes[..head].copy_from_slice(&true_one[..head]);
+        }
+        noise.push(bytes);
+    }
+    let before = resident_kib(agent.id());
+    let over = AtomicBool::new(false);
+    let (mouths, clock) = ([arena::mouth([127, 0, 0, 1])], Clock::start());
+    attacker.ignore(mouths[0].local_addr().expect("an address"));
+    let began = clock.now();
+    let sent = thread::scope(|scope| {
+        let flood = Flood {
+            name: "noise",
+            datagrams: &noise,
+            mouths: &mouths,
+        };
+        let (over, attacker, noise) = (&over, &attacker, &noise);
+        let flooding = scope.spawn(move || flood.send(group, over));
+        // Whoever was heard last, agent or sender, is sent some to his own address.
+        scope.spawn(move || {
+            while !over.load(Ordering::Acquire) {
+                for (to, _) in &attacker.newest() {
+                    noise.iter().take(200).for_each(|bytes| attacker.send(bytes, *to));
+                }
+                thread::park_timeout(Duration::from_millis(10));
+            }
+        });
+        let came = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for index in 0..10 {
+                let text = format!("notice {index}");
+                send(&lab, SOURCE, &text);
+                assert_eq!(next_text(&agent), text);
+            }
+        }));
+        over.store(true, Ordering::Release);
+        if let Err(why) = came {
+            std::panic::resume_unwind(why);
+        }
+        flooding.join().expect("it ends")
+    });
+    let seconds = clock.now().nanos_since(began) as f64 / 1e9;
+    let after = resident_kib(agent.id());
+    println!(
+        "{sent} datagrams of noise, {:.0} a second; resident before {before:?} KiB, after {after:?} KiB",
+        sent as f64 / seconds
+    );
+    if let (Some(before), Some(after)) = (before, after) {
+        assert!(after < before + 8_192, "{before} KiB, then {after} KiB");
+    }
+}
+
+/// Memory that a program keeps resident, where the system tells.
+fn resident_kib(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }

@@ -428,22 +428,27 @@ pub(crate) struct Attacker {
     group: SocketAddr,
     pub(crate) mouth: UdpSocket,
     heard: Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>,
+    ignored: Arc<Mutex<Vec<SocketAddr>>>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Attacker {
-    fn new(group: SocketAddr) -> Self {
+    pub(crate) fn new(group: SocketAddr) -> Self {
         let ear = ear(group);
         let (heard, over) = (
             Arc::new(Mutex::new(Vec::new())),
             Arc::new(AtomicBool::new(false)),
         );
+        let ignored = Arc::new(Mutex::new(Vec::new()));
         let (to, stop) = (Arc::clone(&heard), Arc::clone(&over));
+        let of_no_use = Arc::clone(&ignored);
         let thread = thread::spawn(move || {
             let mut buffer = [0; 2_048];
             while !stop.load(Ordering::Acquire) {
-                if let Ok((len, from)) = ear.recv_from(&mut buffer) {
+                if let Ok((len, from)) = ear.recv_from(&mut buffer)
+                    && !of_no_use.lock().expect("whole").contains(&from)
+                {
                     to.lock()
                         .expect("whole")
                         .push((from, buffer[..len].to_vec()));
@@ -454,9 +459,15 @@ impl Attacker {
             group,
             mouth: mouth([127, 0, 0, 1]),
             heard,
+            ignored,
             over,
             thread: Some(thread),
         }
+    }
+
+    /// Notes nothing more of what comes from there.
+    pub(crate) fn ignore(&self, from: SocketAddr) {
+        self.ignored.lock().expect("whole").push(from);
     }
 
     /// All that has passed so far, of others than himself.
@@ -468,6 +479,14 @@ impl Attacker {
             .filter(|(from, _)| *from != own)
             .cloned()
             .collect()
+    }
+
+    /// The last of what has passed, of whomever.
+    pub(crate) fn newest(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        let heard = self.heard.lock().expect("whole");
+        let own = self.mouth.local_addr().expect("an address");
+        let others = heard.iter().rev().filter(|(from, _)| *from != own);
+        others.take(4).cloned().collect()
     }
 
     /// What `station` has sent to the group.
