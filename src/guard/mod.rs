@@ -823,18 +823,32 @@ impl Guard {
         Ok(())
     }
 
+    /// Where the sender of what was opened is to be answered: a source where it sends from, whoever passes its words on
+    /// (R-ADDR-4).
+    pub fn home_of(&self, opened: &Opened, from: SocketAddr) -> SocketAddr {
+        let header = Header::read(&opened.datagram);
+        header.map_or(from, |(header, _)| self.home(header.source, from))
+    }
+
+    fn home(&self, station: SourceId, from: SocketAddr) -> SocketAddr {
+        let peer = self.peers.get(&station);
+        let source = peer.filter(|_| self.grants.contains_key(&station));
+        source.map_or(from, |peer| peer.from)
+    }
+
     /// What its sender may do, and a question where it is, if it has not shown that yet.
     fn standing(&mut self, now: Timestamp, from: SocketAddr, station: SourceId) -> Standing {
         let statuses = self.grants.get(&station).map_or(0, |grant| {
             let statuses = grant.terms().statuses.iter();
             statuses.fold(0, |bits, &status| bits | 1 << status as u8)
         });
+        let home = self.home(station, from);
         let Some(peer) = self.peers.get_mut(&station) else {
             return Standing::default();
         };
-        let is_proved = peer.proved == Some(from);
+        let is_proved = peer.proved == Some(home);
         // Only who publishes can be made to send much.
-        let asks = !is_proved && self.credentials.grant.is_some();
+        let asks = peer.proved != Some(from) && self.credentials.grant.is_some();
         if asks && now >= peer.ask_after && self.answers.len() < ANSWERS_MAX {
             peer.ask_after = now.plus_nanos(ASK_EVERY_NS);
             let session = peer.session;

@@ -378,7 +378,9 @@ impl Endpoint {
                 Message::Pace(pace) => self.receiver.handle_pace(&header, &pace, &mut self.out),
                 Message::Nack(nack) => self.handle_nack(now, &header, (from, is_proved), &nack),
                 Message::Need(need) => self.handle_need(now, &header, (from, is_proved), &need),
-                Message::Report(report) => self.handle_report(now, &header, (from, is_proved), &report),
+                Message::Report(report) => {
+                    self.handle_report(now, &header, (from, is_proved), &report)
+                }
                 Message::Presence(_) | Message::RollCall(_) | Message::Roster(_) => {
                     has_control = true;
                     Ok(())

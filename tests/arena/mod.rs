@@ -611,8 +611,21 @@ pub(crate) fn sealed(
     batch.append(nowhere, &[0; 512]);
     batch.truncate(1);
     guard.seal(now, &mut batch, 0);
-    let (_, datagram) = batch.iter().last().expect("it is sealed");
-    datagram.to_vec()
+    let is_it = |datagram: &[u8]| {
+        Header::read(datagram).is_ok_and(|(read, _)| read.number + 1 == header.number)
+    };
+    let datagram = batch.iter().find(|(_, datagram)| is_it(datagram));
+    datagram.expect("it is sealed").1.to_vec()
+}
+
+/// What a seal has to say of its own.
+pub(crate) fn answers(guard: &mut Guard, now: Timestamp) -> Vec<(Destination, Vec<u8>)> {
+    let mut batch = TransmitBatch::new(4);
+    guard.seal(now, &mut batch, 0);
+    batch
+        .iter()
+        .map(|(to, datagram)| (to, datagram.to_vec()))
+        .collect()
 }
 
 /// The first message of each kind in a plain datagram, by its name in PROTOCOL.md.
