@@ -447,7 +447,7 @@ fn forgeries_do_not_make_receivers_deaf() {
                     });
                     arena::send(&other, &forged, arena.address);
                 }
-                thread::park_timeout(Duration::from_millis(50));
+                thread::park_timeout(Duration::from_millis(5));
             }
         });
         let texts: Vec<_> = (0..50).map(|index| format!("notice {index}")).collect();

@@ -516,3 +516,41 @@ fn sealed(
     let (_, datagram) = batch.iter().next().unwrap();
     datagram.to_vec()
 }
+
+/// Goal: who holds the floor's key cannot have a source's signatures go unchecked, by sending its words again from elsewhere and
+/// spending what is checked for its host. Method: the grant again from another port, and false signatures in the middle of the
+/// source's life from a third, all of one host and at one moment; then the source.
+#[test]
+fn forgeries_do_not_spend_what_a_source_is_checked_for() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let said = say(&mut source, now(), &["one"]);
+    for datagram in &said {
+        give(&mut agent, now(), 7, datagram).unwrap();
+    }
+    for datagram in &said {
+        assert_eq!(give(&mut agent, now(), 8, datagram), Err(Discard::Replayed));
+    }
+    let terms = GrantTerms {
+        key: keys().key("thief").public(),
+        ..keys().terms("sup-1", &[])
+    };
+    let own_root = crate::keys::PrivateKey::from_seed(&[1; KEY_BYTES]);
+    let thief = Credentials {
+        grant: Some(Grant::sign(&own_root, floor(), terms).unwrap()),
+        ..keys().workstation("thief")
+    };
+    let mut forger = station("sup-1", 1, thief);
+    let mut throttled = false;
+    let mut at = now();
+    for index in 0..100 {
+        at = at.plus_nanos(1_000_000);
+        for datagram in say(&mut forger, at, &[&format!("{index}")]) {
+            throttled |= give(&mut agent, at, 9, &datagram) == Err(Discard::Throttled);
+        }
+    }
+    assert!(throttled, "no more of them are checked");
+    for datagram in say(&mut source, at, &["two"]) {
+        give(&mut agent, at, 7, &datagram).unwrap();
+    }
+    assert_eq!(heard(&mut agent), ["one", "two"]);
+}
