@@ -229,7 +229,13 @@ fn a_grant_is_good_for_what_it_names() {
     let own_root = PrivateKey::from_seed(&[1; KEY_BYTES]);
     let other = FloorId(arena.floor.0 ^ 1);
     let others = ThrowAway::new(other, [2; KEY_BYTES], now);
-    let cases: [(&str, &PrivateKey, FloorId, &dyn Fn(&mut GrantTerms)); 8] = [
+    type Case<'a> = (
+        &'a str,
+        &'a PrivateKey,
+        FloorId,
+        &'a dyn Fn(&mut GrantTerms),
+    );
+    let cases: [Case<'_>; 8] = [
         ("expired", root, arena.floor, &|terms| {
             terms.not_after = now - 1
         }),
@@ -413,9 +419,8 @@ fn life_of_source(arena: &Arena, attacker: &Attacker) -> Header {
     let headers = heard
         .iter()
         .filter_map(|(_, datagram)| Header::read(datagram).ok());
-    let own = headers.map(|(header, _)| header);
-    own.filter(|header| header.number < OWN_NUMBERS)
-        .last()
+    let mut own = headers.map(|(header, _)| header);
+    own.rfind(|header| header.number < OWN_NUMBERS)
         .expect("it was heard")
 }
 
@@ -817,7 +822,9 @@ fn a_flood_of_requests_is_survived() {
     let true_ones: Vec<Vec<Vec<u8>>> = (0..ROUNDS)
         .map(|_| (0..60_000).map(|_| marked()).collect())
         .collect();
-    let mut figures: BTreeMap<&str, (Histogram<u64>, Vec<u64>, Vec<u64>)> = BTreeMap::new();
+    /// Latencies, bytes out and rates, of each round.
+    type Figures = (Histogram<u64>, Vec<u64>, Vec<u64>);
+    let mut figures: BTreeMap<&str, Figures> = BTreeMap::new();
     let mut longest_ns = 0;
     let mut count = 0;
     for true_ones in &true_ones {

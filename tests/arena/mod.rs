@@ -423,11 +423,14 @@ impl Shown {
     }
 }
 
+/// A datagram, and where it came from.
+pub(crate) type Heard = (SocketAddr, Vec<u8>);
+
 /// Somebody who hears the group, and sends what he likes from an address of his own.
 pub(crate) struct Attacker {
     group: SocketAddr,
     pub(crate) mouth: UdpSocket,
-    heard: Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     ignored: Arc<Mutex<Vec<SocketAddr>>>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -471,7 +474,7 @@ impl Attacker {
     }
 
     /// All that has passed so far, of others than himself.
-    pub(crate) fn heard(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub(crate) fn heard(&self) -> Vec<Heard> {
         let own = self.mouth.local_addr().expect("an address");
         let heard = self.heard.lock().expect("whole");
         heard
@@ -482,7 +485,7 @@ impl Attacker {
     }
 
     /// The last of what has passed, of whomever.
-    pub(crate) fn newest(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub(crate) fn newest(&self) -> Vec<Heard> {
         let heard = self.heard.lock().expect("whole");
         let own = self.mouth.local_addr().expect("an address");
         let others = heard.iter().rev().filter(|(from, _)| *from != own);
@@ -490,7 +493,7 @@ impl Attacker {
     }
 
     /// What `station` has sent to the group.
-    pub(crate) fn heard_of(&self, station: SourceId) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub(crate) fn heard_of(&self, station: SourceId) -> Vec<Heard> {
         let mut heard = self.heard();
         heard.retain(|(_, datagram)| {
             Header::read(datagram).is_ok_and(|(header, _)| header.source == station)
@@ -570,7 +573,7 @@ pub(crate) fn mouth(at: [u8; 4]) -> UdpSocket {
 }
 
 /// All that waits in a socket.
-pub(crate) fn drain(socket: &UdpSocket) -> Vec<(SocketAddr, Vec<u8>)> {
+pub(crate) fn drain(socket: &UdpSocket) -> Vec<Heard> {
     let mut buffer = [0; 2_048];
     let mut all = Vec::new();
     while let Ok((len, from)) = socket.recv_from(&mut buffer) {
