@@ -497,7 +497,10 @@ impl Station {
             return result;
         }
         match self.open(now, from, &datagram)? {
-            Some(opened) => self.handle_opened(now, from, opened),
+            Some(opened) => {
+                let from = self.home_of(&opened, from);
+                self.handle_opened(now, from, opened)
+            }
             None => Ok(()),
         }
     }
@@ -519,6 +522,12 @@ impl Station {
             let refused = self.endpoint.refuse(discard);
             refused.map(|()| None)
         })
+    }
+
+    /// Where the sender of what was opened is to be answered, which need not be where it came from.
+    pub fn home_of(&self, opened: &Opened, from: SocketAddr) -> SocketAddr {
+        let guard = self.guard.as_ref();
+        guard.map_or(from, |guard| guard.home_of(opened, from))
     }
 
     /// Takes in what was opened.

@@ -191,6 +191,7 @@ impl Recorded {
             let Some(opened) = self.station.open(now, from, &datagram)? else {
                 return Ok(());
             };
+            let from = self.station.home_of(&opened, from);
             self.record(|| Record::Opened {
                 now,
                 from,

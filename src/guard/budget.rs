@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 
 /// A budget that fills at an even pace up to a bound (the generic cell rate algorithm, ITU-T I.371).
 #[derive(Clone, Copy, Debug, Default)]
-struct Budget {
+pub(super) struct Budget {
     /// When it is full again.
     full_at: Timestamp,
 }
@@ -80,6 +80,20 @@ fn charge<K: Ord>(budgets: &mut BTreeMap<K, Budget>, whose: K, now: Timestamp, e
     budgets.entry(whose).or_default().spend(now, each_ns);
 }
 
+/// Signatures of a station without a grant that are checked, however true they are: a twentieth of a core for each that was
+/// stolen. Its reports, requests and answers are some dozens a second.
+const OF_STATION: (u64, u64) = (1_000_000, 1_000);
+
+/// Whether one more signature of a station without a grant is checked now.
+pub(super) fn may_sign(budget: Budget, now: Timestamp) -> bool {
+    budget.ready_at(OF_STATION.0, OF_STATION.1) <= now
+}
+
+/// One was.
+pub(super) fn signed(budget: &mut Budget, now: Timestamp) {
+    budget.spend(now, OF_STATION.0);
+}
+
 /// Newcomers: each costs a check or an agreement, and a place in the table.
 #[derive(Debug, Default)]
 pub(super) struct Enrolments {
@@ -93,8 +107,13 @@ const MEETINGS: (u64, u64) = (10_000_000, 8_192);
 const TELLINGS: (u64, u64) = (1_000_000_000, 10);
 
 impl Enrolments {
+    /// Whether one more may be met now.
+    pub(super) fn may_meet(&self, now: Timestamp) -> bool {
+        self.met.ready_at(MEETINGS.0, MEETINGS.1) <= now
+    }
+
     /// Whether one more is met now.
-    pub(super) fn may_meet(&mut self, now: Timestamp) -> bool {
+    pub(super) fn meet(&mut self, now: Timestamp) -> bool {
         take(&mut self.met, now, MEETINGS)
     }
 

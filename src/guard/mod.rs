@@ -15,6 +15,10 @@ mod proof;
 mod receipt;
 mod sealing;
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers, or random ones"
+)]
 mod tests;
 mod train;
 mod verdicts;
@@ -36,7 +40,7 @@ use crate::wire::{
     StreamId,
 };
 
-use budget::{Enrolments, Forgeries, Signatures};
+use budget::{Enrolments, Forgeries, Signatures, may_sign, signed};
 use peers::{Peer, TRAINS_MAX};
 use proof::{GRANTED_BYTES_MAX, KEYED_BYTES_MAX, Proof, TrainProof};
 use train::{Checked, Claim, NODE_BYTES, TRAIN_LEN_MAX, Tree};
@@ -315,10 +319,13 @@ impl Guard {
         if (header.source, header.session) == (self.source, self.session) {
             return Err(Discard::Own);
         }
-        let peer = self.peers.get(&header.source);
+        let peer = self.peers.get_mut(&header.source);
         let peer = peer.filter(|peer| peer.session == header.session);
-        if peer.is_some_and(|peer| header.number < OWN_NUMBERS && !peer.seen.is_new(header.number))
-        {
+        let is_known = |peer: &mut Peer| {
+            let (window, number) = peer.window(header.number);
+            !window.is_new(number)
+        };
+        if peer.is_some_and(is_known) {
             return Err(Discard::Replayed);
         }
         let opened = self.decrypt(&header, id, wall_s, datagram)?;
@@ -417,13 +424,14 @@ impl Guard {
             self.forgeries.found(now, from, false);
             return Err(Discard::Forged);
         };
-        if grant.source() != header.source || self.credentials.revoked.contains(&grant.terms().key)
-        {
-            return Err(Discard::Ungranted);
-        }
         // Of two, the one that was made later: its times are later, if only by a second.
         let age = |grant: &Grant| (grant.terms().not_before, grant.terms().not_after);
-        if known.is_some_and(|known| age(known) > age(&grant)) {
+        if grant.source() != header.source
+            || self.credentials.revoked.contains(&grant.terms().key)
+            || known.is_some_and(|known| age(known) > age(&grant))
+        {
+            // True, and of no use: as much work as a false one, and anybody can have it.
+            self.forgeries.found(now, from, false);
             return Err(Discard::Ungranted);
         }
         if self.grants.len() >= GRANTS_MAX && known.is_none() {
@@ -492,7 +500,12 @@ impl Guard {
             };
         }
         let is_at_home = peer.is_some_and(|peer| peer.from == from);
-        if !self.forgeries.may_check(now, from, is_at_home) {
+        let is_granted = self.grants.contains_key(&header.source);
+        let may_sign = match self.peers.get(&header.source) {
+            Some(peer) => is_granted || may_sign(peer.signatures, now),
+            None => self.is_expected(header.source, &key) || self.enrolments.may_meet(now),
+        };
+        if !may_sign || !self.forgeries.may_check(now, from, is_at_home) {
             return Err(Discard::Throttled);
         }
         let root = claim.root();
@@ -502,6 +515,9 @@ impl Guard {
             return Err(Discard::Forged);
         }
         self.remember(now, from, header, &found)?;
+        if let Some(peer) = self.peers.get_mut(&header.source) {
+            signed(&mut peer.signatures, now);
+        }
         self.keep_train(header.source, &claim, root, proof.signature, key);
         Ok(found)
     }
@@ -550,6 +566,7 @@ impl Guard {
             time_ms,
             shown: Shown::Mark,
         };
+        let is_expected = self.is_expected(header.source, &key);
         let known = self.peers.get_mut(&header.source);
         let known = known.filter(|peer| peer.key == key);
         let is_same = |pair: &PairKey| pair.mark(digest, time_ms) == *mark;
@@ -564,8 +581,9 @@ impl Guard {
                 Err(Discard::Forged)
             };
         }
-        // Somebody new: as much work as a signature.
-        if !self.forgeries.may_check(now, from, false) {
+        // Somebody new: as much work as a signature, and as little for whoever brings false ones.
+        let may_meet = is_expected || self.enrolments.may_meet(now);
+        if !may_meet || !self.forgeries.may_check(now, from, false) {
             return Err(Discard::Throttled);
         }
         let pair = PairKey::new(&self.credentials.key, &key, self.floor);
@@ -675,7 +693,7 @@ impl Guard {
         let granted = |stream: Option<StreamId>| {
             let may_be_unsigned =
                 stream.is_some_and(|stream| self.credentials.unsigned.contains(&stream.lane()));
-            if !is_signed && !(may_be_unsigned && found.shown == Shown::Nothing) {
+            if !(is_signed || may_be_unsigned && found.shown == Shown::Nothing) {
                 return Err(Discard::Forged);
             }
             let grant = self.grants.get(&header.source);
@@ -714,6 +732,14 @@ impl Guard {
         }
     }
 
+    /// Whether the root has granted something to a station under that key, or the floor knows it: those who are invented do
+    /// not stand in its way.
+    fn is_expected(&self, station: SourceId, key: &PublicKey) -> bool {
+        let granted = self.grants.get(&station).map(|grant| grant.terms().key);
+        let known = granted.or_else(|| self.credentials.enrolment.known.get(&station).copied());
+        known == Some(*key)
+    }
+
     /// A station has shown who it is: it is kept, in its present life.
     fn remember(
         &mut self,
@@ -727,11 +753,17 @@ impl Guard {
         }
         let new = |newest_ms| Peer::new(header.session, found.key, newest_ms, now, from);
         let peer = self.peers.entry(header.source).or_insert_with(|| new(0));
-        // What was said under another key binds nobody.
-        if peer.key != found.key {
-            *peer = new(0);
-        } else if peer.session != header.session {
-            *peer = new(peer.newest_ms);
+        // What was said under another key binds nobody; what it may cost is the station's, in all its lives.
+        if peer.key != found.key || peer.session != header.session {
+            let newest_ms = if peer.key == found.key {
+                peer.newest_ms
+            } else {
+                0
+            };
+            *peer = Peer {
+                signatures: peer.signatures,
+                ..new(newest_ms)
+            };
         }
         Ok(())
     }
@@ -749,7 +781,7 @@ impl Guard {
                 || self.credentials.enrolment.known.contains_key(station)
         };
         let is_welcome = is_vouched(&station);
-        if !is_welcome && !self.enrolments.may_meet(now) {
+        if !is_welcome && !self.enrolments.meet(now) {
             return Err(Discard::Throttled);
         }
         if self.peers.len() >= PEERS_MAX {
@@ -789,15 +821,15 @@ impl Guard {
         let Some(peer) = self.peers.get_mut(&header.source) else {
             return Err(Discard::Sources);
         };
-        if header.number < OWN_NUMBERS {
-            match found.shown {
-                Shown::Nothing => peer.seen_unsigned.mark(header.number),
-                Shown::Mark | Shown::Signature => peer.seen.mark(header.number),
-            }
+        if found.shown == Shown::Nothing {
+            peer.seen_unsigned.mark(header.number);
+        } else {
+            let (window, number) = peer.window(header.number);
+            window.mark(number);
+            peer.was_at(now, from);
         }
         peer.newest_ms = peer.newest_ms.max(found.time_ms);
         peer.heard = now;
-        peer.from = from;
         let id = KeyId(header.key);
         if !peer.keys.iter().any(|(kept, _)| *kept == id)
             && let Some(group) = self
@@ -815,18 +847,32 @@ impl Guard {
         Ok(())
     }
 
+    /// Where the sender of what was opened is to be answered: a source where it sends from, whoever passes its words on
+    /// (R-ADDR-4).
+    pub fn home_of(&self, opened: &Opened, from: SocketAddr) -> SocketAddr {
+        let header = Header::read(&opened.datagram);
+        header.map_or(from, |(header, _)| self.home(header.source, from))
+    }
+
+    fn home(&self, station: SourceId, from: SocketAddr) -> SocketAddr {
+        let peer = self.peers.get(&station);
+        let source = peer.filter(|_| self.grants.contains_key(&station));
+        source.map_or(from, |peer| peer.from)
+    }
+
     /// What its sender may do, and a question where it is, if it has not shown that yet.
     fn standing(&mut self, now: Timestamp, from: SocketAddr, station: SourceId) -> Standing {
         let statuses = self.grants.get(&station).map_or(0, |grant| {
             let statuses = grant.terms().statuses.iter();
             statuses.fold(0, |bits, &status| bits | 1 << status as u8)
         });
+        let home = self.home(station, from);
         let Some(peer) = self.peers.get_mut(&station) else {
             return Standing::default();
         };
-        let is_proved = peer.proved == Some(from);
+        let is_proved = peer.proved == Some(home);
         // Only who publishes can be made to send much.
-        let asks = !is_proved && self.credentials.grant.is_some();
+        let asks = peer.proved != Some(from) && self.credentials.grant.is_some();
         if asks && now >= peer.ask_after && self.answers.len() < ANSWERS_MAX {
             peer.ask_after = now.plus_nanos(ASK_EVERY_NS);
             let session = peer.session;

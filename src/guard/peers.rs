@@ -6,6 +6,8 @@ use crate::keys::{DatagramKey, KeyId, PairKey, PublicKey};
 use crate::time::Timestamp;
 use crate::wire::SessionId;
 
+use super::OWN_NUMBERS;
+use super::budget::Budget;
 use super::train::Checked;
 
 /// Trains of a station kept checked: what is on its way at a time, and repairs in between.
@@ -22,11 +24,18 @@ pub(super) struct Peer {
     /// The newest moment that it has signed or marked, over all its lives.
     pub(super) newest_ms: u64,
     pub(super) heard: Timestamp,
-    /// Where its last datagram came from.
+    /// Where it sends from; another address only after it has been silent here, since whoever was sent something that
+    /// others were not could else pass it on and be taken for it.
     pub(super) from: SocketAddr,
+    /// When it was last heard from there.
+    pub(super) heard_there: Timestamp,
+    /// What checking its signatures may cost, if it has no grant.
+    pub(super) signatures: Budget,
     pub(super) seen: Window,
     /// The same of what bore no signature: those who hold the floor's key could push the other one ahead.
     pub(super) seen_unsigned: Window,
+    /// The same of its guard's own datagrams.
+    pub(super) seen_own: Window,
     /// What its present life seals with, by the floor's keys.
     pub(super) keys: Vec<(KeyId, DatagramKey)>,
     pub(super) trains: Vec<Checked>,
@@ -39,7 +48,25 @@ pub(super) struct Peer {
     pub(super) ask_after: Timestamp,
 }
 
+/// A station that is not heard at its address for so long may have another one: more than two of a source's slowest heartbeats.
+const SILENT_THERE_NS: u64 = 3_000_000_000;
+
 impl Peer {
+    /// It was heard from `from`, and nobody else can have written that.
+    pub(super) fn was_at(&mut self, now: Timestamp, from: SocketAddr) {
+        if self.from == from || now.nanos_since(self.heard_there) >= SILENT_THERE_NS {
+            (self.from, self.heard_there) = (from, now);
+        }
+    }
+
+    /// The window of a number, of the guard's own datagrams or the station's, and its place there.
+    pub(super) fn window(&mut self, number: u64) -> (&mut Window, u64) {
+        match number.checked_sub(OWN_NUMBERS) {
+            Some(own) => (&mut self.seen_own, own),
+            None => (&mut self.seen, number),
+        }
+    }
+
     pub(super) fn new(
         session: SessionId,
         key: PublicKey,
@@ -53,8 +80,11 @@ impl Peer {
             newest_ms,
             heard: now,
             from,
+            heard_there: now,
+            signatures: Budget::default(),
             seen: Window::default(),
             seen_unsigned: Window::default(),
+            seen_own: Window::default(),
             keys: Vec::new(),
             trains: Vec::new(),
             oldest_train: 0,

@@ -425,3 +425,132 @@ fn copies_of_a_program_never_share_a_nonce() {
         }
     }
 }
+
+/// Goal: however many stations somebody invents, a source that nobody has met is heard at once. Method: as many as are kept, met
+/// as fast as they are, each of which has truly signed; then the next ones are refused, and the source is not.
+#[test]
+fn invented_stations_leave_room_for_a_source() {
+    let mut agent = workstation("ws-1");
+    let key = keys().workstation("thief");
+    let mut at = now();
+    let mut throttled = 0;
+    let invent = |index: u64, at| {
+        let (mut guard, header) = bare(&format!("invented-{index}"), key.clone());
+        sealed(&mut guard, at, &header, |writer| {
+            writer.roll_call(&crate::wire::RollCall {
+                group: all(),
+                token: 1,
+            });
+        })
+    };
+    for index in 0..PEERS_MAX as u64 {
+        if index >= 8_192 {
+            at = at.plus_nanos(10_000_000);
+        }
+        throttled += u64::from(give(&mut agent, at, 9, &invent(index, at)).is_err());
+    }
+    assert_eq!(throttled, 0);
+    assert_eq!(agent.guard().unwrap().peers.len(), PEERS_MAX);
+    assert!(give(&mut agent, at, 9, &invent(1 << 20, at)).is_err());
+    for datagram in say(&mut source(), at, &["evacuate"]) {
+        give(&mut agent, at, 7, &datagram).unwrap();
+    }
+    assert_eq!(heard(&mut agent), ["evacuate"]);
+    assert_eq!(agent.guard().unwrap().peers.len(), PEERS_MAX);
+}
+
+/// Goal: what a station without a grant makes others check has a bound, however true its signatures are. Method: one that signs
+/// ten thousand words one by one in a moment, and again in as many lives.
+#[test]
+fn true_signatures_of_one_station_have_a_bound() {
+    let mut agent = workstation("ws-1");
+    let mut taken = 0;
+    for life in 0..10 {
+        let (mut guard, mut header) = bare("ws-9", keys().workstation("ws-9"));
+        let at = now().plus_nanos(life * 2_000_000);
+        for _ in 0..1_000 {
+            let datagram = sealed(&mut guard, at, &header, |writer| {
+                writer.presence("ws-9", false, &[all()]);
+            });
+            header.number += 1;
+            taken += u64::from(give(&mut agent, at, 9, &datagram).is_ok());
+        }
+    }
+    assert!((1_000..1_100).contains(&taken), "{taken}");
+}
+
+/// A guard alone, in a life that nobody else has.
+fn bare(name: &str, credentials: Credentials) -> (Guard, Header) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static LIVES: AtomicU64 = AtomicU64::new(1_000);
+    let session = SessionId(LIVES.fetch_add(1, Ordering::Relaxed));
+    let source = SourceId::of(floor(), name);
+    let mut endpoint = Config::new(floor(), source, session);
+    let guard = Guard::new(credentials, &mut endpoint, WALL_NS, Verdicts::default()).unwrap();
+    let header = Header {
+        key: 1,
+        floor: floor(),
+        source,
+        session,
+        number: 0,
+    };
+    (guard, header)
+}
+
+/// What `fill` writes, sealed.
+fn sealed(
+    guard: &mut Guard,
+    at: Timestamp,
+    header: &Header,
+    fill: impl FnOnce(&mut wire::DatagramWriter<'_>),
+) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut writer = wire::DatagramWriter::plain(&mut plain, 1_400, header);
+    fill(&mut writer);
+    writer.finish();
+    let mut batch = TransmitBatch::new(2);
+    batch.append(Destination::Group(all()), &plain);
+    batch.append(Destination::Group(all()), &[0; 512]);
+    batch.truncate(1);
+    guard.seal(at, &mut batch, 0);
+    let (_, datagram) = batch.iter().next().unwrap();
+    datagram.to_vec()
+}
+
+/// Goal: who holds the floor's key cannot have a source's signatures go unchecked, by sending its words again from elsewhere and
+/// spending what is checked for its host. Method: the grant again from another port, and false signatures in the middle of the
+/// source's life from a third, all of one host and at one moment; then the source.
+#[test]
+fn forgeries_do_not_spend_what_a_source_is_checked_for() {
+    let (mut source, mut agent) = (source(), workstation("ws-1"));
+    let said = say(&mut source, now(), &["one"]);
+    for datagram in &said {
+        give(&mut agent, now(), 7, datagram).unwrap();
+    }
+    for datagram in &said {
+        assert_eq!(give(&mut agent, now(), 8, datagram), Err(Discard::Replayed));
+    }
+    let terms = GrantTerms {
+        key: keys().key("thief").public(),
+        ..keys().terms("sup-1", &[])
+    };
+    let own_root = crate::keys::PrivateKey::from_seed(&[1; KEY_BYTES]);
+    let thief = Credentials {
+        grant: Some(Grant::sign(&own_root, floor(), terms).unwrap()),
+        ..keys().workstation("thief")
+    };
+    let mut forger = station("sup-1", 1, thief);
+    let mut throttled = false;
+    let mut at = now();
+    for index in 0..100 {
+        at = at.plus_nanos(1_000_000);
+        for datagram in say(&mut forger, at, &[&format!("{index}")]) {
+            throttled |= give(&mut agent, at, 9, &datagram) == Err(Discard::Throttled);
+        }
+    }
+    assert!(throttled, "no more of them are checked");
+    for datagram in say(&mut source, at, &["two"]) {
+        give(&mut agent, at, 7, &datagram).unwrap();
+    }
+    assert_eq!(heard(&mut agent), ["one", "two"]);
+}

@@ -263,6 +263,10 @@ impl Checked {
 const _: () = assert!(PLACES <= 128, "one bit for each node");
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers, or random ones"
+)]
 mod tests {
     use super::*;
     use crate::keys::PrivateKey;

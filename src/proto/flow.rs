@@ -280,7 +280,9 @@ impl Pacing {
                 _ => PACE_AGAIN_NS,
             };
             let is_heard = heard > tell.at || !tell.is_behind;
-            if is_heard && now.nanos_since(tell.at) >= wait_ns && told.len() < count {
+            // Nothing goes where nobody has shown to be (R-ADDR-3).
+            let may_tell = is_heard && ledger.is_proved(station);
+            if may_tell && now.nanos_since(tell.at) >= wait_ns && told.len() < count {
                 (tell.times, tell.at) = (tell.times.saturating_add(1), now);
                 let is_behind = tell.is_behind;
                 let pace = Pace {

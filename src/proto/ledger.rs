@@ -108,6 +108,8 @@ pub struct ReceiverAccount {
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) from: SocketAddr,
+    /// The address at which it has shown to be (R-ADDR-2).
+    proved: Option<SocketAddr>,
     pub(super) heard: Timestamp,
     pub(super) marks: BTreeMap<StreamId, Mark>,
     /// Numbers that it missed, over all streams, as it reported.
@@ -257,6 +259,19 @@ impl Ledger {
         Some((account.from, account.heard))
     }
 
+    /// A receiver has shown to be where it sends from.
+    pub(super) fn prove(&mut self, station: SourceId, at: SocketAddr) {
+        if let Some(account) = self.accounts.get_mut(&station) {
+            account.proved = Some(at);
+        }
+    }
+
+    /// Whether a receiver has shown to be where it was heard last.
+    pub(super) fn is_proved(&self, station: SourceId) -> bool {
+        let account = self.accounts.get(&station);
+        account.is_some_and(|account| account.proved == Some(account.from))
+    }
+
     /// A loss has been judged.
     pub(super) fn blame(&mut self, blame: Blame) {
         match blame {
@@ -396,6 +411,7 @@ impl Ledger {
             let share = self.repair_rate.get() / REPAIR_SHARE_MAX;
             let account = Account {
                 from,
+                proved: None,
                 heard: now,
                 marks: BTreeMap::new(),
                 missed: 0,

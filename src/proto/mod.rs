@@ -378,7 +378,9 @@ impl Endpoint {
                 Message::Pace(pace) => self.receiver.handle_pace(&header, &pace, &mut self.out),
                 Message::Nack(nack) => self.handle_nack(now, &header, (from, is_proved), &nack),
                 Message::Need(need) => self.handle_need(now, &header, (from, is_proved), &need),
-                Message::Report(report) => self.handle_report(now, &header, from, &report),
+                Message::Report(report) => {
+                    self.handle_report(now, &header, (from, is_proved), &report)
+                }
                 Message::Presence(_) | Message::RollCall(_) | Message::Roster(_) => {
                     has_control = true;
                     Ok(())
@@ -539,7 +541,7 @@ impl Endpoint {
         let answer = self
             .sender
             .handle_nack(now, (from, is_proved), station, nack, out)?;
-        self.answer(from, answer);
+        self.answer((from, is_proved), answer);
         Ok(())
     }
 
@@ -557,12 +559,14 @@ impl Endpoint {
         let answer = self
             .sender
             .handle_need(now, (from, is_proved), station, need, out)?;
-        self.answer(from, answer);
+        self.answer((from, is_proved), answer);
         Ok(())
     }
 
-    fn answer(&mut self, to: SocketAddr, answer: sender::Answer) {
-        if answer.squelch.is_none() && answer.stream.is_none() {
+    /// Answers a request, once whoever made it has shown to be where the answer goes (R-ADDR-3): sealed, in the middle of a
+    /// train, it may be longer than the request. Until then the request comes again.
+    fn answer(&mut self, (to, is_proved): (SocketAddr, bool), answer: sender::Answer) {
+        if !is_proved || (answer.squelch.is_none() && answer.stream.is_none()) {
             return;
         }
         self.send_control(Destination::Unicast(to), |writer| {
@@ -587,7 +591,7 @@ impl Endpoint {
         &mut self,
         now: Timestamp,
         header: &Header,
-        from: SocketAddr,
+        from: (SocketAddr, bool),
         report: &wire::Report<'_>,
     ) -> Result<(), Discard> {
         if (report.source, report.session) != (self.config.source, self.config.session) {

@@ -260,7 +260,7 @@ impl Sender {
     pub(super) fn handle_report(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
+        (from, is_proved): (SocketAddr, bool),
         (station, session): (SourceId, SessionId),
         report: &Report<'_>,
     ) {
@@ -277,6 +277,9 @@ impl Sender {
             evicted: lost.filter(|run| run.first() < publication.trail()).last(),
         };
         self.ledger.report(now, station, from, stream, told);
+        if is_proved {
+            self.ledger.prove(station, from);
+        }
         self.pacing
             .reported(now, station, publication, &self.ledger);
         self.measure(now, station, report.echo);
@@ -378,6 +381,9 @@ impl Sender {
         }
         out.stats.nacks_received += 1;
         let verdict = self.ledger.judge(now, station, from, stream, units);
+        if is_proved {
+            self.ledger.prove(station, from);
+        }
         if verdict == Verdict::Refused {
             out.stats.nacks_refused += 1;
             return Err(Discard::Budget);
