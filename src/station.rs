@@ -249,6 +249,7 @@ impl Station {
             announce: config.is_workstation.then(|| config.name.clone()),
             groups: config.groups.clone(),
             remember: config.remember,
+            hearsay_adds_only: config.endpoint.seal != Seal::OpenLab,
         };
         let listed = config.listed.into_iter().map(|(group, names)| {
             let names = names
@@ -737,7 +738,7 @@ impl Station {
             return StationEvent::Opaque { at, payload };
         }
         let source = delivery.origin.source;
-        match self.inbox.receive(delivery.payload, wall_ns) {
+        match self.inbox.receive(source, delivery.payload, wall_ns) {
             Received::New(notice) | Received::Expired(notice)
                 if let Some(claim) = self.false_claim(source, &notice) =>
             {

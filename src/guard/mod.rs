@@ -648,7 +648,7 @@ impl Guard {
         if is_taken {
             return Ok(shown);
         }
-        if self.enrolments.may_tell(now) {
+        if self.enrolments.may_tell(now) && self.met.len() < ENROLLED_MAX {
             self.met.push_back(Met {
                 station,
                 key: shown,

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::wire::SourceId;
+
 use super::{Notice, NoticeError, NoticeId};
 
 /// Notices remembered, so that one sent to several groups is shown once. Copies come within milliseconds of each other;
@@ -23,21 +25,26 @@ pub enum Received {
     Unreadable(NoticeError),
 }
 
-/// Remembers which notices have been here.
+/// Remembers which notices have been here, each source's for itself: one source must not be able to keep another's from being
+/// shown by using its ids.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    seen: BTreeSet<NoticeId>,
-    order: VecDeque<NoticeId>,
+    seen: BTreeSet<Seen>,
+    order: VecDeque<Seen>,
 }
 
+/// Whose notice; nobody's is one that a former life had, whoever sent it.
+type Seen = (Option<SourceId>, NoticeId);
+
 impl Inbox {
-    /// Takes a delivered message in; `wall_ns` is the present, nanoseconds since 1970.
-    pub fn receive(&mut self, payload: Bytes, wall_ns: u64) -> Received {
+    /// Takes a message of `source` in; `wall_ns` is the present, nanoseconds since 1970.
+    pub fn receive(&mut self, source: SourceId, payload: Bytes, wall_ns: u64) -> Received {
         let notice = match Notice::decode(payload) {
             Ok(notice) => notice,
             Err(error) => return Received::Unreadable(error),
         };
-        if !self.remember(notice.id) {
+        let is_of_former_life = self.seen.contains(&(None, notice.id));
+        if is_of_former_life || !self.see((Some(source), notice.id)) {
             return Received::Again(notice.id);
         }
         match notice.expires_ns {
@@ -46,12 +53,17 @@ impl Inbox {
         }
     }
 
+    /// A former life has had this notice.
+    pub fn remember(&mut self, id: NoticeId) {
+        self.see((None, id));
+    }
+
     /// Remembers that a notice has been here; false when that was known.
-    pub fn remember(&mut self, id: NoticeId) -> bool {
-        if !self.seen.insert(id) {
+    fn see(&mut self, seen: Seen) -> bool {
+        if !self.seen.insert(seen) {
             return false;
         }
-        self.order.push_back(id);
+        self.order.push_back(seen);
         if self.order.len() > SEEN_MAX
             && let Some(oldest) = self.order.pop_front()
         {
@@ -81,27 +93,37 @@ mod tests {
             notice.encode().unwrap()
         };
         assert!(matches!(
-            inbox.receive(notice(1, None), 5),
+            inbox.receive(SourceId(1), notice(1, None), 5),
             Received::New(_)
         ));
         assert_eq!(
-            inbox.receive(notice(1, None), 5),
+            inbox.receive(SourceId(1), notice(1, None), 5),
             Received::Again(NoticeId(1))
         );
         assert!(matches!(
-            inbox.receive(notice(2, Some(4)), 5),
+            inbox.receive(SourceId(1), notice(2, Some(4)), 5),
             Received::Expired(_)
         ));
         assert!(matches!(
-            inbox.receive(notice(3, Some(5)), 5),
+            inbox.receive(SourceId(1), notice(3, Some(5)), 5),
             Received::New(_)
         ));
         assert!(matches!(
-            inbox.receive(Bytes::from_static(b"junk"), 5),
+            inbox.receive(SourceId(1), Bytes::from_static(b"junk"), 5),
             Received::Unreadable(_)
         ));
+        // Another source's notice of that id is another notice; one that a former life had is not.
+        assert!(matches!(
+            inbox.receive(SourceId(2), notice(1, None), 5),
+            Received::New(_)
+        ));
+        inbox.remember(NoticeId(4));
+        assert_eq!(
+            inbox.receive(SourceId(2), notice(4, None), 5),
+            Received::Again(NoticeId(4))
+        );
         for id in 10..30_000 {
-            inbox.receive(notice(id, None), 5);
+            inbox.receive(SourceId(1), notice(id, None), 5);
         }
         assert_eq!((inbox.seen.len(), inbox.order.len()), (SEEN_MAX, SEEN_MAX));
     }

@@ -61,6 +61,9 @@ pub struct RosterConfig {
     pub groups: Vec<GroupId>,
     /// How long a silent station stays expected.
     pub remember: Duration,
+    /// What others say adds to who is expected, and takes nobody away: on a protected floor a farewell is believed only of who
+    /// has signed it (R-ROST-9).
+    pub hearsay_adds_only: bool,
 }
 
 /// Something to send.
@@ -447,7 +450,8 @@ impl Roster {
             } else {
                 u64::from(entry.silent_s) * 1_000_000_000
             };
-            if silent_ns <= self.remember_ns {
+            let is_believed = !has_left || !self.config.hearsay_adds_only;
+            if silent_ns <= self.remember_ns && is_believed {
                 let word = Word {
                     name: entry.name,
                     groups: &[part.group],
@@ -605,6 +609,7 @@ mod tests {
             announce: announce.then(|| format!("ws-{me}")),
             groups: vec![GROUP],
             remember: REMEMBER_RECOMMENDED,
+            hearsay_adds_only: false,
         };
         Roster::new(config, me, at(0))
     }
