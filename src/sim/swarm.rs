@@ -69,10 +69,16 @@ impl Swarm {
         swarm.outcome()
     }
 
+    /// Whether the floor of `seed` is protected, and has an adversary.
+    pub const fn is_protected(seed: u64) -> bool {
+        let is_large = seed % LARGE_EVERY == LARGE_EVERY - 1;
+        !is_large && seed / 2 % PROTECTED_EVERY == 1
+    }
+
     fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x0005_7a2a);
         let is_large = seed % LARGE_EVERY == LARGE_EVERY - 1;
-        let is_protected = !is_large && seed / 2 % PROTECTED_EVERY == 1;
+        let is_protected = Self::is_protected(seed);
         let groups = (1..=if is_large { 1 } else { 1 + rng.below(2) })
             .map(|i| GroupId::of(&format!("group-{i}")))
             .collect();
