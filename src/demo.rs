@@ -26,6 +26,8 @@ use crate::wire::{FloorId, GroupId, Lane, SeqNo, SessionId, SourceId, Status, St
 
 /// Deliveries a second that the default rate asks of this machine, over all agents: half of what one core takes in.
 const DELIVERIES_PER_S: u64 = 200_000;
+/// The same under keys, where a datagram costs each agent about as much again, and each message is two of them.
+const DELIVERIES_PER_S_UNDER_KEYS: u64 = 25_000;
 /// Fastest default rate, messages a second.
 const RATE_MAX: u64 = 2_000;
 /// How long agents may take to find each other before the first message.
@@ -279,7 +281,12 @@ impl Shared {
             char::from(alphabet[at])
         });
         let segments = (options.size as u64 + 100).div_ceil(1_300);
-        let usual = DELIVERIES_PER_S / (u64::from(options.agents) * segments).max(1);
+        let deliveries = if options.is_open_lab {
+            DELIVERIES_PER_S
+        } else {
+            DELIVERIES_PER_S_UNDER_KEYS
+        };
+        let usual = deliveries / (u64::from(options.agents) * segments).max(1);
         Ok(Self {
             rate: options.rate.unwrap_or(usual.clamp(1, RATE_MAX) as f64),
             network: Network {

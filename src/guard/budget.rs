@@ -132,12 +132,12 @@ fn take(budget: &mut Budget, now: Timestamp, (each_ns, burst): (u64, u64)) -> bo
 }
 
 /// Our signatures. Each is checked by every receiver, so that a source which signs each datagram of 10,000 a second by itself
-/// would keep half a core of every workstation busy. Small trains are 2,000 a second at most, a tenth of a core, and go at
-/// once where 16 have not gone before; half-full ones are free (R-TRAIN-5).
+/// would keep half a core of every workstation busy. Small trains are 4,000 a second at most, a fifth of a core, which is 2,000
+/// notices and their heartbeats; they go at once where 32 have not gone before; half-full ones are free (R-TRAIN-5).
 #[derive(Debug, Default)]
 pub(super) struct Signatures(Budget);
 
-const SMALL_TRAINS: (u64, u64) = (500_000, 16);
+const SMALL_TRAINS: (u64, u64) = (250_000, 32);
 /// So many datagrams share a signature, and it costs each of them little.
 const HALF_FULL: u64 = 32;
 
@@ -203,7 +203,7 @@ mod tests {
             signatures.spend(now, 1);
             alone += 1;
         }
-        assert_eq!(alone, 16);
-        assert!(signatures.ready_at() <= now.plus_nanos(500_000));
+        assert_eq!(alone, 32);
+        assert!(signatures.ready_at() <= now.plus_nanos(250_000));
     }
 }
