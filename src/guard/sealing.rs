@@ -40,6 +40,14 @@ impl Guard {
         }
     }
 
+    /// Nothing can be said while no key is in use: what is due waits, or the timer would stay due and the loop would spin.
+    fn put_off_telling(&mut self, now: Timestamp) {
+        self.answers.clear();
+        for telling in self.telling.values_mut() {
+            telling.due = telling.due.max(now.plus_nanos(GRANT_LAST_NS));
+        }
+    }
+
     /// Seals the datagrams of `batch` from the `already`-th on, as few trains as they fit in, and adds what the guard itself
     /// has to say: our grant before all else.
     pub fn seal(&mut self, now: Timestamp, batch: &mut TransmitBatch, already: usize) {
@@ -47,6 +55,7 @@ impl Guard {
         if !self.take_own_key(wall_ms / 1_000) {
             // The floor's keys have run out: nothing that is sent now could be read, and nothing may go unsealed.
             batch.truncate(already);
+            self.put_off_telling(now);
             return;
         }
         let mut first = already;
@@ -292,8 +301,8 @@ impl Guard {
 
 /// Seals a plain datagram of `len` bytes where it stands in `memory`, which has room for it; how long it is then.
 ///
-/// Nonce and proof stand behind the messages until they are encrypted, since those were written before anything was known of
-/// the train: header, nonce, messages, proof, tag is their order on the wire.
+/// The messages move back by the nonce and the proof is written behind them, since they were written before anything was known
+/// of the train: header, nonce, messages, proof, tag is the order on the wire.
 fn seal_one(
     key: &DatagramKey,
     digest: &[u8; 32],

@@ -554,3 +554,29 @@ fn forgeries_do_not_spend_what_a_source_is_checked_for() {
     }
     assert_eq!(heard(&mut agent), ["one", "two"]);
 }
+
+/// Goal: a source whose clock is set to before the floor's first key, and so has no key in use, waits; its timer never stays due.
+/// Method: its grant is due again, and a workstation's datagram makes it want to ask for the address; it has no key for either.
+#[test]
+fn a_source_without_a_key_in_use_waits() {
+    let second = 1_000_000_000;
+    let first_key_ns = (WALL_S - 1_000) * second;
+    let (mut agent, header) = bare("ws-1", keys().workstation("ws-1"));
+    agent.set_wall(now(), first_key_ns + second);
+    let presence = sealed(&mut agent, now(), &header, |writer| {
+        writer.presence("ws-1", false, &[all()]);
+    });
+    let (mut source, header) = bare("sup-1", keys().source("sup-1", &[]));
+    sealed(&mut source, now(), &header, |writer| {
+        writer.presence("sup-1", false, &[all()]);
+    });
+    let due = source.poll_timeout();
+    assert!(due < Timestamp::FAR_FUTURE, "its grant is told again");
+    source.set_wall(due, first_key_ns - 60 * second);
+    source.open(due, at(7), &presence).unwrap();
+    assert!(source.poll_timeout() < due, "it wants to ask");
+    let mut batch = TransmitBatch::new(2);
+    source.seal(due, &mut batch, 0);
+    assert_eq!(batch.len(), 0, "nothing can be sealed");
+    assert!(source.poll_timeout() > due, "it waits");
+}
