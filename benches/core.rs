@@ -101,7 +101,7 @@ fn protect(criterion: &mut Criterion) {
     };
     let from = SocketAddr::from(([127, 0, 0, 1], 7));
     let mut group = criterion.benchmark_group("protect");
-    for (datagrams, segments) in [(64, 4), (1, 1)] {
+    for (datagrams, segments) in [(128, 4), (1, 1)] {
         group.throughput(Throughput::Elements(datagrams));
         let plain = |number: u64| {
             let mut bytes = Vec::new();
@@ -121,7 +121,7 @@ fn protect(criterion: &mut Criterion) {
             bytes
         };
         let batch_of = |first: u64| {
-            let mut batch = TransmitBatch::new(64);
+            let mut batch = TransmitBatch::new(128);
             for number in first..first + datagrams {
                 batch.push(Destination::Group(all), &plain(number), 256);
             }
@@ -164,6 +164,18 @@ fn protect(criterion: &mut Criterion) {
                 BatchSize::SmallInput,
             );
         });
+        // What came again, and what somebody without the floor's key has made up.
+        let mut sealed = batch_of(first + datagrams);
+        source.seal(NOW, &mut sealed, 0);
+        let (_, again) = sealed.iter().last().expect("it holds some");
+        assert!(agent.open(NOW, from, again).is_ok());
+        let mut made_up = again.to_vec();
+        made_up[16] ^= 1;
+        for (name, datagram) in [("replay", again), ("made up", &made_up)] {
+            group.bench_function(format!("refuse/{name} {}", datagram.len()), |bencher| {
+                bencher.iter(|| assert!(agent.open(NOW, from, black_box(datagram)).is_err()));
+            });
+        }
     }
     group.finish();
 }

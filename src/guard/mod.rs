@@ -68,7 +68,7 @@ const GRANT_FIRST_NS: u64 = 250_000;
 const GRANT_LAST_NS: u64 = 1_000_000_000;
 /// Numbers from here on are the guard's own datagrams; a station never comes so far.
 const OWN_NUMBERS: u64 = 1 << 63;
-/// Smallest datagram of a protected floor (R-SEAL-3): its proofs take up to 229 bytes, and a heartbeat, the scouts and something to say
+/// Smallest datagram of a protected floor (R-SEAL-3): its proofs take up to 245 bytes, and a heartbeat, the scouts and something to say
 /// have to fit beside them.
 pub const DATAGRAM_BYTES_MIN: usize = 576;
 
@@ -154,9 +154,8 @@ pub struct Guard {
     enrolments: Enrolments,
     signatures: Signatures,
     tree: Tree,
-    /// Of the train that is sealed: what is signed, and how each of all shows that it is ours.
-    digests: Vec<[u8; 32]>,
-    proving: Vec<(sealing::Proving, [u8; 32])>,
+    /// How each datagram of what is sealed shows that it is ours, and what it comes down to.
+    proving: Vec<(sealing::Proving, train::Digest)>,
     scratch: BytesMut,
     own_numbers: u64,
     answers: VecDeque<(SocketAddr, Address)>,
@@ -257,7 +256,6 @@ impl Guard {
             enrolments: Enrolments::default(),
             signatures: Signatures::default(),
             tree: Tree::new(),
-            digests: Vec::with_capacity(TRAIN_LEN_MAX),
             proving: Vec::with_capacity(TRAIN_LEN_MAX),
             scratch: BytesMut::new(),
             own_numbers: OWN_NUMBERS,
@@ -331,7 +329,6 @@ impl Guard {
         let opened = self.decrypt(&header, id, wall_s, datagram)?;
         let (messages, proof) = Proof::split(&opened[HEADER_BYTES..]).ok_or(Discard::Forged)?;
         let plain = HEADER_BYTES + messages.len();
-        let digest = train::digest(&opened[..plain]);
         let decoded = wire::decode(&opened[..plain])?;
         let first = decoded.messages().next();
         if let Some(Message::Grant(signed)) = first {
@@ -339,8 +336,12 @@ impl Guard {
         }
         let found = match proof {
             Proof::Group => self.check_group(&header)?,
-            Proof::Train(proof) => self.check_train(now, from, &header, &proof, &digest)?,
+            Proof::Train(proof) => {
+                let claim = Claim::new(&proof, &opened[..plain]);
+                self.check_train(now, from, &header, &proof, &claim)?
+            }
             Proof::Pair { mark, time_ms, key } => {
+                let digest = train::digest(&opened[..plain]);
                 self.check_mark((now, from), &header, &key, time_ms, &mark, &digest)?
             }
         };
@@ -469,17 +470,10 @@ impl Guard {
         from: SocketAddr,
         header: &Header,
         proof: &TrainProof<'_>,
-        digest: &[u8; 32],
+        claim: &Claim<'_>,
     ) -> Result<Found, Discard> {
         let key = self.key_of(now, header.source, proof.key.as_ref())?;
         self.check_time(now, header, &key, proof.time_ms)?;
-        let claim = Claim {
-            time_ms: proof.time_ms,
-            index: proof.index,
-            depth: proof.depth,
-            path: proof.path,
-            digest,
-        };
         let found = Found {
             key,
             time_ms: proof.time_ms,
@@ -491,9 +485,9 @@ impl Guard {
             && let Some(train) = peer
                 .trains
                 .iter_mut()
-                .find(|train| train.is(&claim, &proof.signature, &key))
+                .find(|train| train.is(claim, &proof.signature, &key))
         {
-            return if train.holds(&claim) {
+            return if train.holds(claim) {
                 Ok(found)
             } else {
                 Err(Discard::Forged)
@@ -518,7 +512,7 @@ impl Guard {
         if let Some(peer) = self.peers.get_mut(&header.source) {
             signed(&mut peer.signatures, now);
         }
-        self.keep_train(header.source, &claim, root, proof.signature, key);
+        self.keep_train(header.source, claim, root, proof.signature, key);
         Ok(found)
     }
 

@@ -47,15 +47,8 @@ pub fn prove(floor: FloorId, bytes: &[u8]) -> Option<Proven> {
     };
     let plain = &bytes[..HEADER_BYTES + messages.len()];
     let key = PublicKey::from_bytes(&proof.key?)?;
-    let digest = train::digest(plain);
-    let claim = Claim {
-        time_ms: proof.time_ms,
-        index: proof.index,
-        depth: proof.depth,
-        path: proof.path,
-        digest: &digest,
-    };
-    let statement = train::statement(floor, &header, proof.time_ms, proof.depth, &claim.root());
+    let root = Claim::new(&proof, plain).root();
+    let statement = train::statement(floor, &header, proof.time_ms, proof.depth, &root);
     if header.floor != floor || !key.has_signed_train(&statement, &proof.signature) {
         return None;
     }

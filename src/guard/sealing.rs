@@ -6,7 +6,7 @@ use crate::time::Timestamp;
 use crate::wire::{self, DatagramWriter, HEADER_BYTES, Header, Message, SourceId};
 
 use super::proof::{KEYED_BYTES_MAX, Proof, TrainProof};
-use super::train::{self, NODE_BYTES, TRAIN_LEN_MAX};
+use super::train::{self, Digest, NODE_BYTES, TRAIN_LEN_MAX};
 use super::{Address, GRANT_FIRST_NS, GRANT_LAST_NS, Guard, Telling};
 
 /// How a datagram of ours shows that it is ours.
@@ -90,21 +90,26 @@ impl Guard {
     ) {
         let Some((id, _)) = &self.own else { return };
         self.proving.clear();
-        self.digests.clear();
+        let mut signed = 0;
         for index in first..end {
             let (_, plain) = batch.memory(index);
             plain[2..4].copy_from_slice(&id.0.to_be_bytes());
-            let digest = train::digest(plain);
             let proving = self.proving_of(plain);
-            if proving == Proving::Signed {
-                self.digests.push(digest);
+            signed += usize::from(proving == Proving::Signed);
+            self.proving.push((proving, [0; 32]));
+        }
+        let depth = train::depth_of(signed);
+        let mut place = 0;
+        for (offset, (proving, digest)) in self.proving.iter_mut().enumerate() {
+            let (_, plain) = batch.memory(first + offset);
+            if *proving == Proving::Signed {
+                *digest = train::leaf(wall_ms, depth, place, plain);
+                place += 1;
+            } else {
+                *digest = train::digest(plain);
             }
-            self.proving.push((proving, digest));
         }
-        let mut signature = [0; SIGNATURE_BYTES];
-        if !self.digests.is_empty() {
-            signature = self.sign(now, wall_ms);
-        }
+        let signature = self.sign(now, wall_ms);
         let mut place = 0;
         for offset in 0..self.proving.len() {
             let (proving, digest) = self.proving[offset];
@@ -117,20 +122,21 @@ impl Guard {
                     self.train_proof(&path, place - 1, wall_ms, signature)
                 }
             };
-            if let Some((_, key)) = &self.own {
-                batch.seal(first + offset, |memory, len| {
-                    seal_one(key, &digest, &proof, memory, len)
-                });
-            }
+            batch.seal(first + offset, |memory, len| {
+                self.seal_one(&digest, &proof, memory, len)
+            });
         }
     }
 
     /// How a datagram of ours is to show that it is ours.
     fn proving_of(&self, plain: &[u8]) -> Proving {
+        let unsigned = &self.credentials.unsigned;
+        if unsigned.is_empty() && wire::begins_with_data(plain) {
+            return Proving::Signed;
+        }
         let Ok(decoded) = wire::decode(plain) else {
             return Proving::Signed;
         };
-        let unsigned = &self.credentials.unsigned;
         let asked = match decoded.messages().next() {
             Some(Message::Nack(nack)) => Some(nack.source),
             Some(Message::Need(need)) => Some(need.source),
@@ -162,12 +168,19 @@ impl Guard {
         }
     }
 
-    /// Signs the train of `digests`.
+    /// Signs the train of what is to be signed; zeros, if there is nothing.
     fn sign(&mut self, now: Timestamp, wall_ms: u64) -> [u8; SIGNATURE_BYTES] {
-        let root = self.tree.build(wall_ms, &self.digests);
+        let is_signed = |(proving, _): &&(Proving, _)| *proving == Proving::Signed;
+        let len = self.proving.iter().filter(is_signed).count();
+        if len == 0 {
+            return [0; SIGNATURE_BYTES];
+        }
+        let signed = self.proving.iter().filter(is_signed);
+        let digests = signed.map(|(_, digest)| *digest);
+        let root = self.tree.build(wall_ms, len, digests);
         let (header, depth) = (self.header(), self.tree.depth());
         let statement = train::statement(self.floor, &header, wall_ms, depth, &root);
-        self.signatures.spend(now, self.digests.len());
+        self.signatures.spend(now, len);
         self.credentials.key.sign_train(&statement)
     }
 
@@ -191,7 +204,7 @@ impl Guard {
     }
 
     /// The mark for a source that has shown itself; nothing, if it has not: its datagram is refused then, as it should be.
-    fn mark(&mut self, source: SourceId, digest: &[u8; 32], time_ms: u64) -> Proof<'static> {
+    fn mark(&mut self, source: SourceId, digest: &Digest, time_ms: u64) -> Proof<'static> {
         let Some(peer) = self.peers.get_mut(&source) else {
             return Proof::Group;
         };
@@ -235,12 +248,12 @@ impl Guard {
         let mut datagram = self.own_datagram(|writer| {
             writer.grant(&grant);
         });
-        let digest = train::digest(&datagram);
-        self.digests.clear();
-        self.digests.push(digest);
+        let digest = train::leaf(wall_ms, 0, 0, &datagram);
+        self.proving.clear();
+        self.proving.push((Proving::Signed, digest));
         let signature = self.sign(now, wall_ms);
         let proof = self.train_proof(&[], 0, wall_ms, signature);
-        self.seal_own(&mut datagram, &proof);
+        self.seal_own(&mut datagram, &digest, &proof);
         for (&group, telling) in &mut self.telling {
             if telling.due <= now {
                 telling.due = now.plus_nanos(telling.gap_ns);
@@ -259,8 +272,9 @@ impl Guard {
                     Address::Echo(..) => writer.address_echo(&check),
                 };
             });
-            let proof = self.mark(station, &train::digest(&datagram), wall_ms);
-            self.seal_own(&mut datagram, &proof);
+            let digest = train::digest(&datagram);
+            let proof = self.mark(station, &digest, wall_ms);
+            self.seal_own(&mut datagram, &digest, &proof);
             batch.append(Destination::Unicast(to), &datagram);
         }
     }
@@ -279,12 +293,34 @@ impl Guard {
         datagram
     }
 
-    fn seal_own(&self, datagram: &mut Vec<u8>, proof: &Proof<'_>) {
-        let Some((_, key)) = &self.own else { return };
-        let (len, digest) = (datagram.len(), train::digest(datagram));
+    fn seal_own(&self, datagram: &mut Vec<u8>, digest: &Digest, proof: &Proof<'_>) {
+        let len = datagram.len();
         datagram.resize(len + NONCE_BYTES + TAG_BYTES + KEYED_BYTES_MAX, 0);
-        let sealed = seal_one(key, &digest, proof, datagram, len);
+        let sealed = self.seal_one(digest, proof, datagram, len);
         datagram.truncate(sealed);
+    }
+
+    /// Seals a plain datagram of `len` bytes where it stands in `memory`, which has room for it; how long it is then.
+    ///
+    /// The messages move back by the nonce and the proof is written behind them, since they were written before anything was
+    /// known of the train: header, nonce, messages, proof, tag is the order on the wire.
+    fn seal_one(&self, digest: &Digest, proof: &Proof<'_>, memory: &mut [u8], len: usize) -> usize {
+        let Some((_, key)) = &self.own else {
+            return len;
+        };
+        memory.copy_within(HEADER_BYTES..len, HEADER_BYTES + NONCE_BYTES);
+        let proof_at = len + NONCE_BYTES;
+        let end = proof_at + proof.write(&mut memory[proof_at..]);
+        // The path and the signature of a train follow from its root, and from time and place, which the digest is of.
+        let nonce = match proof {
+            Proof::Train(_) => key.nonce(digest, &self.tree.root()),
+            Proof::Group | Proof::Pair { .. } => key.nonce(digest, &memory[proof_at..end]),
+        };
+        memory[HEADER_BYTES..HEADER_BYTES + NONCE_BYTES].copy_from_slice(&nonce);
+        let (head, body) = memory[..end].split_at_mut(HEADER_BYTES + NONCE_BYTES);
+        let tag = key.seal(nonce, &head[..HEADER_BYTES], body);
+        memory[end..end + TAG_BYTES].copy_from_slice(&tag);
+        end + TAG_BYTES
     }
 
     /// The header of what we say under the floor's key of now.
@@ -297,27 +333,4 @@ impl Guard {
             number: 0,
         }
     }
-}
-
-/// Seals a plain datagram of `len` bytes where it stands in `memory`, which has room for it; how long it is then.
-///
-/// The messages move back by the nonce and the proof is written behind them, since they were written before anything was known
-/// of the train: header, nonce, messages, proof, tag is the order on the wire.
-fn seal_one(
-    key: &DatagramKey,
-    digest: &[u8; 32],
-    proof: &Proof<'_>,
-    memory: &mut [u8],
-    len: usize,
-) -> usize {
-    memory.copy_within(HEADER_BYTES..len, HEADER_BYTES + NONCE_BYTES);
-    let proof_at = len + NONCE_BYTES;
-    let proof_len = proof.write(&mut memory[proof_at..]);
-    let end = proof_at + proof_len;
-    let nonce = key.nonce(digest, &memory[proof_at..end]);
-    memory[HEADER_BYTES..HEADER_BYTES + NONCE_BYTES].copy_from_slice(&nonce);
-    let (head, body) = memory[..end].split_at_mut(HEADER_BYTES + NONCE_BYTES);
-    let tag = key.seal(nonce, &head[..HEADER_BYTES], body);
-    memory[end..end + TAG_BYTES].copy_from_slice(&tag);
-    end + TAG_BYTES
 }

@@ -6,23 +6,26 @@ use sha2::{Digest as _, Sha256};
 use crate::keys::{PublicKey, SIGNATURE_BYTES, TRAIN_STATEMENT_BYTES};
 use crate::wire::{FloorId, Header};
 
+use super::proof::TrainProof;
+
 /// Bytes of a node. Whoever would put another datagram in the place of one has to find a second preimage for one node of
 /// one train, as time, place and life are part of each: 2^128 attempts. Collisions (2^64) are of use only to the signer.
 pub(super) const NODE_BYTES: usize = 16;
-/// Levels above the leaves at most: 64 datagrams, what a loop sends at a time. A signature and its check then cost each of
-/// them less than its own hash; one level more would save half of that, and cost 16 bytes more in each.
-pub(super) const DEPTH_MAX: u8 = 6;
+/// Levels above the leaves at most: 128 datagrams, what a loop sends at a time. A signature and its check then cost each of
+/// them a third of its own hash; one level more would save half of that, and cost 16 bytes more in each.
+pub(super) const DEPTH_MAX: u8 = 7;
 /// Datagrams in a train at most.
 pub(super) const TRAIN_LEN_MAX: usize = 1 << DEPTH_MAX;
 
 pub(super) type Node = [u8; NODE_BYTES];
+pub(super) type Digest = [u8; 32];
 
 /// A number for each node: 1 is the root, `2n` and `2n + 1` stand below `n`.
 type Place = usize;
 const PLACES: usize = 2 * TRAIN_LEN_MAX;
 
-/// What header and messages of a datagram come down to.
-pub(super) fn digest(plain: &[u8]) -> [u8; 32] {
+/// What header and messages of a datagram outside of a train come down to.
+pub(super) fn digest(plain: &[u8]) -> Digest {
     Sha256::new()
         .chain_update([0])
         .chain_update(plain)
@@ -30,17 +33,21 @@ pub(super) fn digest(plain: &[u8]) -> [u8; 32] {
         .into()
 }
 
-fn leaf(time_ms: u64, place: Place, digest: &[u8; 32]) -> Node {
-    cut(Sha256::new()
-        .chain_update(opening(1, time_ms, place))
-        .chain_update(digest))
+/// What header and messages of the `index`-th datagram of a train come down to.
+pub(super) fn leaf(time_ms: u64, depth: u8, index: usize, plain: &[u8]) -> Digest {
+    Sha256::new()
+        .chain_update(opening(1, time_ms, (1 << depth) + index))
+        .chain_update(plain)
+        .finalize()
+        .into()
 }
 
 fn inner(time_ms: u64, place: Place, left: &Node, right: &Node) -> Node {
-    cut(Sha256::new()
+    let hash = Sha256::new()
         .chain_update(opening(2, time_ms, place))
         .chain_update(left)
-        .chain_update(right))
+        .chain_update(right);
+    cut(&hash.finalize().into())
 }
 
 fn opening(kind: u8, time_ms: u64, place: Place) -> [u8; 10] {
@@ -51,10 +58,9 @@ fn opening(kind: u8, time_ms: u64, place: Place) -> [u8; 10] {
     bytes
 }
 
-fn cut(hash: Sha256) -> Node {
-    let hash = hash.finalize();
+fn cut(digest: &Digest) -> Node {
     let mut node = [0; NODE_BYTES];
-    node.copy_from_slice(&hash[..NODE_BYTES]);
+    node.copy_from_slice(&digest[..NODE_BYTES]);
     node
 }
 
@@ -91,18 +97,28 @@ impl Tree {
         }
     }
 
-    /// Builds it over `digests`, at least one and at most [`TRAIN_LEN_MAX`]; its root. Places that nothing stands at are 0.
-    pub(super) fn build(&mut self, time_ms: u64, digests: &[[u8; 32]]) -> Node {
-        self.depth = depth_of(digests.len());
+    /// Builds it over what [`leaf`] gave for each of a train of `len`, at least one and at most [`TRAIN_LEN_MAX`]; its root.
+    /// Places that nothing stands at are 0.
+    pub(super) fn build(
+        &mut self,
+        time_ms: u64,
+        len: usize,
+        digests: impl Iterator<Item = Digest>,
+    ) -> Node {
+        self.depth = depth_of(len);
         let leaves = 1 << self.depth;
-        for (index, digest) in digests.iter().enumerate() {
-            self.nodes[leaves + index] = leaf(time_ms, leaves + index, digest);
+        for (node, digest) in self.nodes[leaves..].iter_mut().zip(digests) {
+            *node = cut(&digest);
         }
-        self.nodes[leaves + digests.len()..2 * leaves].fill([0; NODE_BYTES]);
+        self.nodes[leaves + len..2 * leaves].fill([0; NODE_BYTES]);
         for place in (1..leaves).rev() {
             let (left, right) = (self.nodes[2 * place], self.nodes[2 * place + 1]);
             self.nodes[place] = inner(time_ms, place, &left, &right);
         }
+        self.root()
+    }
+
+    pub(super) const fn root(&self) -> Node {
         self.nodes[1]
     }
 
@@ -122,7 +138,8 @@ impl Tree {
     }
 }
 
-fn depth_of(len: usize) -> u8 {
+/// Levels above the leaves of a train of `len` datagrams.
+pub(super) fn depth_of(len: usize) -> u8 {
     u8::try_from(len.next_power_of_two().trailing_zeros()).unwrap_or(DEPTH_MAX)
 }
 
@@ -134,7 +151,8 @@ pub(super) struct Checked {
     signature: [u8; SIGNATURE_BYTES],
     key: PublicKey,
     nodes: Box<[Node; PLACES]>,
-    known: u128,
+    /// A bit for each node.
+    known: [u128; PLACES / 128],
 }
 
 /// A datagram's claim to a place in a train.
@@ -144,7 +162,7 @@ pub(super) struct Claim<'a> {
     pub(super) index: u8,
     pub(super) depth: u8,
     pub(super) path: &'a [Node],
-    pub(super) digest: &'a [u8; 32],
+    pub(super) leaf: Node,
 }
 
 /// What is learnt on a way up: at most the way and what stands beside it.
@@ -153,7 +171,19 @@ struct Climb {
     len: usize,
 }
 
-impl Claim<'_> {
+impl<'a> Claim<'a> {
+    /// That `plain` stands where `proof` says.
+    pub(super) fn new(proof: &TrainProof<'a>, plain: &[u8]) -> Self {
+        let index = usize::from(proof.index);
+        Self {
+            time_ms: proof.time_ms,
+            index: proof.index,
+            depth: proof.depth,
+            path: proof.path,
+            leaf: cut(&leaf(proof.time_ms, proof.depth, index, plain)),
+        }
+    }
+
     /// Goes up until `known` tells a node; the node reached there as computed, and what was passed.
     fn climb(&self, known: impl Fn(Place) -> bool) -> (Place, Node, Climb) {
         let mut climb = Climb {
@@ -161,7 +191,7 @@ impl Claim<'_> {
             len: 0,
         };
         let mut place = (1 << self.depth) + usize::from(self.index);
-        let mut node = leaf(self.time_ms, place, self.digest);
+        let mut node = self.leaf;
         for beside in self.path {
             if known(place) {
                 break;
@@ -206,7 +236,7 @@ impl Checked {
             signature,
             key,
             nodes: Box::new([[0; NODE_BYTES]; PLACES]),
-            known: 0,
+            known: [0; PLACES / 128],
         };
         this.learn(1, root);
         this
@@ -222,7 +252,7 @@ impl Checked {
     ) {
         (self.time_ms, self.depth) = (claim.time_ms, claim.depth);
         (self.signature, self.key) = (signature, key);
-        self.known = 0;
+        self.known = [0; PLACES / 128];
         self.learn(1, root);
     }
 
@@ -251,16 +281,19 @@ impl Checked {
     }
 
     fn knows(&self, place: Place) -> bool {
-        self.known >> place & 1 == 1
+        self.known[place / 128] >> (place % 128) & 1 == 1
     }
 
     fn learn(&mut self, place: Place, node: Node) {
         self.nodes[place] = node;
-        self.known |= 1 << place;
+        self.known[place / 128] |= 1 << (place % 128);
     }
 }
 
-const _: () = assert!(PLACES <= 128, "one bit for each node");
+const _: () = assert!(
+    PLACES == 256,
+    "a node's number is a byte, and known in a bit"
+);
 
 #[cfg(test)]
 #[expect(
@@ -271,8 +304,8 @@ mod tests {
     use super::*;
     use crate::keys::PrivateKey;
 
-    fn digests(len: usize) -> Vec<[u8; 32]> {
-        (0..len).map(|i| digest(&[i as u8; 40])).collect()
+    fn plain(index: usize) -> [u8; 40] {
+        [index as u8; 40]
     }
 
     /// Goal: each datagram of a train of any length stands where it was put, first or last to come, and nowhere else; nothing
@@ -281,16 +314,17 @@ mod tests {
     fn each_datagram_is_checked_alone_and_in_any_order() {
         let key = PrivateKey::from_seed(&[1; 32]).public();
         for len in [1, 2, 3, 5, 8, 33, TRAIN_LEN_MAX] {
-            let digests = digests(len);
+            let depth = depth_of(len);
             let mut tree = Tree::new();
-            let root = tree.build(77, &digests);
+            let digests = (0..len).map(|index| leaf(77, depth, index, &plain(index)));
+            let root = tree.build(77, len, digests);
             let paths: Vec<_> = (0..len).map(|index| tree.path(index)).collect();
             let claim = |index: usize| Claim {
                 time_ms: 77,
                 index: index as u8,
-                depth: tree.depth(),
-                path: &paths[index][..usize::from(tree.depth())],
-                digest: &digests[index],
+                depth,
+                path: &paths[index][..usize::from(depth)],
+                leaf: cut(&leaf(77, depth, index, &plain(index))),
             };
             for index in 0..len {
                 assert_eq!(claim(index).root(), root, "{index} of {len} alone");
@@ -298,9 +332,8 @@ mod tests {
             let mut checked = Checked::new(&claim(0), root, [0; 64], key);
             for index in (0..len).rev().chain(0..len) {
                 assert!(checked.holds(&claim(index)), "{index} of {len}");
-                let other = digest(b"another");
                 let forged = Claim {
-                    digest: &other,
+                    leaf: cut(&leaf(77, depth, index, b"another")),
                     ..claim(index)
                 };
                 assert!(!checked.holds(&forged));
@@ -311,14 +344,11 @@ mod tests {
                             ..claim(index)
                         })
                 );
-                assert_ne!(
-                    Claim {
-                        time_ms: 78,
-                        ..claim(index)
-                    }
-                    .root(),
-                    root
-                );
+                let later = Claim {
+                    leaf: cut(&leaf(78, depth, index, &plain(index))),
+                    ..claim(index)
+                };
+                assert_ne!(later.root(), root);
             }
         }
     }

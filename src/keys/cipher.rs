@@ -13,6 +13,8 @@ use super::{GroupKey, KEY_BYTES, PrivateKey, PublicKey};
 
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 12;
+/// Bytes of the key that nonces are made with: a block of SHA-256, so that it is taken in once for all datagrams.
+const NONCE_KEY_BYTES: usize = 64;
 /// Bytes of what tells that a datagram is whole, and of a station's mark on one.
 pub const TAG_BYTES: usize = 16;
 
@@ -20,7 +22,8 @@ pub const TAG_BYTES: usize = 16;
 /// (R-SEAL-1).
 pub struct DatagramKey {
     cipher: aead::LessSafeKey,
-    nonce_key: Zeroizing<[u8; KEY_BYTES]>,
+    /// SHA-256 that has taken in the nonce key, a whole block.
+    nonce: Sha256,
 }
 
 impl DatagramKey {
@@ -31,26 +34,21 @@ impl DatagramKey {
         info.extend_from_slice(&floor.0.to_be_bytes());
         info.extend_from_slice(&source.0.to_be_bytes());
         info.extend_from_slice(&session.0.to_be_bytes());
-        let derived = derive::<{ 2 * KEY_BYTES }>(key.secret(), &info);
+        let derived = derive::<{ KEY_BYTES + NONCE_KEY_BYTES }>(key.secret(), &info);
         let (cipher, nonce_key) = derived.split_at(KEY_BYTES);
         let cipher = aead::UnboundKey::new(&aead::AES_256_GCM, cipher)
             .expect("a key of AES-256 has 32 bytes");
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        key.copy_from_slice(nonce_key);
         Self {
             cipher: aead::LessSafeKey::new(cipher),
-            nonce_key: key,
+            nonce: Sha256::new().chain_update(nonce_key),
         }
     }
 
     /// The nonce of a datagram: a keyed hash of all that it says, so that two that differ never share one, whatever was
-    /// restarted, copied or set back (R-SEAL-2). `digest` is that of header and messages.
+    /// restarted, copied or set back (R-SEAL-2). `digest` is that of header and messages, and `proof` what its proof follows from.
     pub fn nonce(&self, digest: &[u8; 32], proof: &[u8]) -> [u8; NONCE_BYTES] {
-        let hash = Sha256::new()
-            .chain_update(*self.nonce_key)
-            .chain_update(digest)
-            .chain_update(proof)
-            .finalize();
+        let hash = self.nonce.clone().chain_update(digest).chain_update(proof);
+        let hash = hash.finalize();
         let mut nonce = [0; NONCE_BYTES];
         nonce.copy_from_slice(&hash[..NONCE_BYTES]);
         nonce

@@ -20,7 +20,7 @@ mod throwaway;
 
 use std::fmt;
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey, Verifier as _, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -182,16 +182,16 @@ impl PublicKey {
         groups.join("-")
     }
 
-    /// Whether this key has signed what a train of datagrams comes down to (R-TRAIN-2).
+    /// Whether this key has signed what a train of datagrams comes down to (R-TRAIN-2). By RFC 8032's equation without its
+    /// cofactor and with its bytes compared: the key is none that anybody can sign for, and that a signature's own point is
+    /// not of small order, which `verify_strict` sees to besides, binds nobody but the signer and takes 10 us in 60.
     pub fn has_signed_train(
         &self,
         statement: &[u8; TRAIN_STATEMENT_BYTES],
         signature: &[u8; SIGNATURE_BYTES],
     ) -> bool {
         let signature = ed25519_dalek::Signature::from_bytes(signature);
-        self.0
-            .verify_strict(&train_signed(statement), &signature)
-            .is_ok()
+        self.0.verify(&train_signed(statement), &signature).is_ok()
     }
 
     fn has_signed(

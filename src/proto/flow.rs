@@ -11,8 +11,8 @@ use super::ledger::{Ledger, Mark};
 use super::pacer::Bucket;
 use super::publication::Publication;
 use super::tuning::{
-    AIMD_EVERY_NS, AIMD_EXCEPT_PERCENT, AIMD_LOSS_PER_MILLE, AIMD_STEPS, BURST_BYTES,
-    PACE_AGAIN_NS, PACE_EVERY_NS, PACE_TIMES, PATIENCE_NS,
+    AIMD_EVERY_NS, AIMD_EXCEPT_PERCENT, AIMD_LOSS_PER_MILLE, AIMD_STEPS, PACE_AGAIN_NS,
+    PACE_EVERY_NS, PACE_TIMES, PATIENCE_NS, burst_bytes,
 };
 
 /// Receivers that are told of a change of their pace, stream by stream: as many as a source keeps accounts of. Further ones
@@ -90,7 +90,7 @@ impl Pacing {
         Self {
             flow: config.flow,
             configured: config.data_rate,
-            data: Bucket::new(config.data_rate, BURST_BYTES),
+            data: Bucket::new(config.data_rate, burst_bytes(config.data_rate)),
             window_len: config.send_window_len.get(),
             window_bytes: config.send_window_bytes.get(),
             held: BTreeMap::new(),

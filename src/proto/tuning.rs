@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::config::Rate;
 use crate::wire::BLOCK_LEN;
 
 /// How long receivers wait before they ask.
@@ -178,6 +179,18 @@ pub(super) const GRTT_INITIAL_NS: u64 = 1_000_000;
 /// What may go out back to back before the rate bites: 46 datagrams of 1,400 bytes fit in the smallest receive buffer
 /// that a stock Linux grants (208 KiB, of which each datagram takes about 2.3 KiB).
 pub(super) const BURST_BYTES: u64 = 64 * 1_024;
+/// Or as much as comes in this time, nanoseconds, if that is more: what fills two batches of 128 datagrams at the highest rate there
+/// is. Only above 17 Gbit/s, which is a loop's own memory and no cable of a floor: whoever sends so has its pace from a quorum.
+const BURST_NS: u64 = 30_000;
+/// What of new data may go out back to back at `rate`.
+pub(super) const fn burst_bytes(rate: Rate) -> u64 {
+    let in_time = rate.get() / 1_000 * BURST_NS / 1_000_000;
+    if in_time > BURST_BYTES {
+        in_time
+    } else {
+        BURST_BYTES
+    }
+}
 /// What one endpoint may send to sources in answer, bytes a second: 2 % of the recommended rate. A receiver that loses
 /// every fifth datagram of 20,000 a second stays below it; whatever is forged, no more than this comes out (R-NACK-7).
 pub(super) const ANSWER_RATE: u64 = 500_000;

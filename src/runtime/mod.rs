@@ -34,8 +34,10 @@ use std::net::SocketAddr;
 
 /// Datagrams taken in for one station in one turn, before others get theirs: a few hundred microseconds of work.
 const DATAGRAMS_PER_TURN: usize = 256;
-/// Datagrams taken from a socket, and handed to one, at a time.
-const BATCH: usize = 64;
+/// Datagrams taken from a socket at a time.
+const RECEIVED_AT_A_TIME: usize = 64;
+/// Datagrams handed to a socket at a time: as many as one signature serves.
+const SENT_AT_A_TIME: usize = 128;
 /// How often the loop looks whether its interface has changed.
 const INTERFACE_CHECK: Duration = Duration::from_secs(2);
 /// Longest sleep while the program cannot take more events: it has no way to say when it can.
@@ -254,8 +256,8 @@ impl Loop {
         Ok(Self {
             poll,
             waker: Arc::new(waker),
-            received: ReceiveBatch::new(BATCH, network.datagram_bytes.max(2_048)),
-            transmit: TransmitBatch::new(BATCH),
+            received: ReceiveBatch::new(RECEIVED_AT_A_TIME, network.datagram_bytes.max(2_048)),
+            transmit: TransmitBatch::new(SENT_AT_A_TIME),
             next_check: clock.now() + INTERFACE_CHECK,
             wall_zero_ns: clock.read().wall_zero_ns(),
             clock,

@@ -328,7 +328,7 @@ fn send<'a>(
     stats: &mut LoopStats,
 ) -> usize {
     let mut consumed = 0;
-    let mut run: Vec<Outgoing<'a>> = Vec::with_capacity(super::BATCH);
+    let mut run: Vec<Outgoing<'a>> = Vec::with_capacity(super::SENT_AT_A_TIME);
     for (to, bytes) in datagrams {
         let address = match to {
             Destination::Group(group) => network.address(group),

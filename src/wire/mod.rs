@@ -146,6 +146,11 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
     })
 }
 
+/// Whether the first message of a datagram of our own, not sealed yet, is DATA.
+pub fn begins_with_data(plain: &[u8]) -> bool {
+    plain.get(HEADER_BYTES) == Some(&message::kind::DATA)
+}
+
 /// The trailer's last two bytes hold its length, themselves not counted (R-HDR-5).
 fn split_trailer(rest: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     let (rest, len) = rest.split_last_chunk::<2>().ok_or(DecodeError::Truncated)?;
