@@ -9,9 +9,11 @@ use bytes::Bytes;
 
 use crate::time::Timestamp;
 use crate::wire::{
-    Advert, BLOCK_LEN, Block, BlockNeed, Heartbeat, Lane, MESSAGE_BYTES_MAX, Place, QuantCount,
-    QuantDuration, Segment, SeqNo, SeqRange, SkipReason, StreamId,
+    Advert, BLOCK_LEN, Block, BlockNeed, Heartbeat, Lane, Place, QuantCount, QuantDuration,
+    Segment, SeqNo, SeqRange, SkipReason, StreamId,
 };
+
+mod cutting;
 
 use super::config::Config;
 use super::parity::{Asked, ParityOut};
@@ -22,6 +24,10 @@ use super::tuning::{
     EMERGENCY_AGAIN_NS, Fec, HEARTBEAT_MAX_NS, HEARTBEAT_STEADY_NS, NUMBERS_PER_NACK_MAX,
     PACED_MAX_NS, PROACTIVE_MAX, REPAIR_BURST_BYTES_LEN, Tuning,
 };
+
+use cutting::{Cut, Room};
+
+pub(super) use cutting::message_bytes_max;
 
 /// A segment kept for sending and repair.
 #[derive(Debug)]
@@ -153,6 +159,7 @@ pub(super) struct Publication {
     slots: VecDeque<Slot>,
     bytes: usize,
     unsent_bytes: usize,
+    room: Room,
     trail: SeqNo,
     unsent: SeqNo,
     /// Bytes published so far.
@@ -210,6 +217,7 @@ impl Publication {
             slots: VecDeque::new(),
             bytes: 0,
             unsent_bytes: 0,
+            room: Room::default(),
             trail: SeqNo::ZERO,
             unsent: SeqNo::ZERO,
             repairs: VecDeque::new(),
@@ -301,10 +309,22 @@ impl Publication {
         // The other half is for repairs: or a publisher that is faster than the rate would leave none (R-WIN-1).
         let len_max = config.send_window_len.get() / 2;
         let bytes_max = config.send_window_bytes.as_len() / 2;
-        if waiting + segments(len, config) as u64 > len_max || self.unsent_bytes + len > bytes_max {
+        let count = self.cut_of(len, config).count as u64;
+        if waiting + count > len_max || self.unsent_bytes + len > bytes_max {
             return Err(Full::Window);
         }
         Ok(())
+    }
+
+    fn cut_of(&self, len: usize, config: &Config) -> Cut {
+        // What has gone out already is filled no more.
+        let empty = Room::default();
+        let room = if self.has_unsent() {
+            &self.room
+        } else {
+            &empty
+        };
+        room.cut(len, self.is_coded(), config)
     }
 
     /// Takes a message in, cut into segments (R-SEG-2); the oldest that have been sent make room. Returns its numbers
@@ -316,16 +336,18 @@ impl Publication {
         config: &Config,
     ) -> Result<Published, Full> {
         self.accepts(payload.len(), config)?;
-        let payload_bytes = payload.len();
-        let count = segments(payload_bytes, config);
-        let evicted = self.make_room(count, payload.len(), config);
+        let cut = self.cut_of(payload.len(), config);
+        if !self.has_unsent() {
+            self.room = Room::default();
+        }
+        let evicted = self.make_room(cut.count, payload.len(), config);
         let first = self.next();
         self.bytes += payload.len();
         self.unsent_bytes += payload.len();
-        if count == 1 {
-            self.push(Place::Whole, payload);
+        if cut.count == 1 {
+            self.push(Place::Whole, payload, config);
         } else {
-            self.cut(payload, self.part_bytes(payload_bytes, count, config));
+            self.cut(payload, &cut, config);
         }
         let range = SeqRange::new(first, self.next()).expect("at least one segment was added");
         let has_superseded = self.terms.publish(range, terms, self.unsent);
@@ -337,7 +359,12 @@ impl Publication {
         })
     }
 
-    fn push(&mut self, place: Place, payload: Bytes) {
+    fn push(&mut self, place: Place, payload: Bytes, config: &Config) {
+        let segment = Segment {
+            place,
+            payload: &payload,
+        };
+        self.room.take(&segment, config);
         let offset = self.published_bytes;
         self.published_bytes += payload.len() as u64;
         self.slots.push_back(Slot {
@@ -349,26 +376,15 @@ impl Publication {
         });
     }
 
-    /// Bytes of a message in each of its parts but the last. In a coded stream the parts are alike: a short last one would
-    /// cost as much parity as a full one (R-SEG-2).
-    fn part_bytes(&self, bytes: usize, count: usize, config: &Config) -> usize {
-        if self.is_coded() {
-            // The first part has its total beside it. Even, since shards are.
-            (bytes + 4).div_ceil(count).next_multiple_of(2)
-        } else {
-            segment_bytes(config)
-        }
-    }
-
-    fn cut(&mut self, mut payload: Bytes, segment_bytes: usize) {
+    fn cut(&mut self, mut payload: Bytes, cut: &Cut, config: &Config) {
         let total = u32::try_from(payload.len()).expect("messages are at most 1 MiB");
-        let head = payload.split_to(segment_bytes - 4);
-        self.push(Place::First { total }, head);
-        while payload.len() > segment_bytes {
-            let part = payload.split_to(segment_bytes);
-            self.push(Place::Middle, part);
+        let head = payload.split_to(cut.first_bytes);
+        self.push(Place::First { total }, head, config);
+        while payload.len() > cut.part_bytes {
+            let part = payload.split_to(cut.part_bytes);
+            self.push(Place::Middle, part, config);
         }
-        self.push(Place::Last, payload);
+        self.push(Place::Last, payload, config);
     }
 
     /// Evicts from the trail until `count` more segments of `bytes` fit (R-WIN-1); how many. Nothing is evicted unsent.
@@ -943,27 +959,6 @@ impl Publication {
         self.closing
             .is_some_and(|sent| sent >= CLOSING_GAPS_NS.len())
     }
-}
-
-/// How many segments a message of `len` bytes takes (R-SEG-2).
-fn segments(len: usize, config: &Config) -> usize {
-    let segment_bytes = segment_bytes(config);
-    if len <= segment_bytes {
-        1
-    } else {
-        (len + 4).div_ceil(segment_bytes)
-    }
-}
-
-/// Longest message that `config` can send: the protocol's limit, or what the send window holds if that is less.
-pub(super) fn message_bytes_max(config: &Config) -> usize {
-    MESSAGE_BYTES_MAX.min(config.send_window_len.as_len() / 2 * segment_bytes(config) - 4)
-}
-
-/// How many bytes of a message a datagram holds.
-fn segment_bytes(config: &Config) -> usize {
-    // Even, so that a shard of the longest segment fits in a parity datagram, too (R-FEC-2).
-    (config.written_bytes() - crate::wire::SINGLE_DATA_OVERHEAD_BYTES) & !1
 }
 
 impl Slot {

@@ -245,6 +245,9 @@ impl<'a> Segment<'a> {
         buf.extend_from_slice(self.payload);
     }
 
+    /// Bytes that stand before a segment's own.
+    pub const HEADER_BYTES: usize = SEGMENT_HEADER_BYTES;
+
     /// How many bytes `write_to` writes.
     pub const fn wire_bytes(&self) -> usize {
         let total = if matches!(self.place, Place::First { .. }) {

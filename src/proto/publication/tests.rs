@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{FloorId, GroupId, Lane, SessionId, SourceId};
+use crate::wire::{FloorId, GroupId, Lane, MESSAGE_BYTES_MAX, SessionId, SourceId};
 
 fn config() -> Config {
     let mut config = Config::new(FloorId(1), SourceId(1), SessionId(1));
@@ -80,6 +80,46 @@ fn messages_are_cut_at_every_boundary() {
             max: MESSAGE_BYTES_MAX
         })
     );
+}
+
+/// Goal: messages that do not fit in one datagram cost no more of them than their bytes do, while something waits. Method: as
+/// many of one size as wait at a time, packed as they are sent; none of them fills what has gone out already.
+#[test]
+fn parts_fill_the_datagrams_that_are_not_full() {
+    let config = Config {
+        send_window_len: crate::proto::SendWindowLen::RECOMMENDED,
+        ..config()
+    };
+    let room = 1_400 - crate::wire::SINGLE_DATA_OVERHEAD_BYTES + Segment::HEADER_BYTES;
+    for len in [room - 3, 1_500, 2_700, 4_000] {
+        let mut publication = publication(0);
+        let message = Bytes::from(vec![7; len]);
+        let mut datagrams = vec![0];
+        for _ in 0..100 {
+            let taken = publication.publish(message.clone(), Terms::default(), &config);
+            let taken = taken.unwrap().range;
+            let parts = taken.iter().map(|seq| publication.segment(seq).unwrap());
+            assert_eq!(parts.map(|part| part.payload.len()).sum::<usize>(), len);
+        }
+        while let Some((_, segment)) = publication.peek_unsent() {
+            let bytes = segment.wire_bytes();
+            assert!(bytes <= room);
+            match datagrams.last_mut() {
+                Some(last) if *last + bytes <= room => *last += bytes,
+                _ => datagrams.push(bytes),
+            }
+            publication.mark_sent(Timestamp::ZERO);
+        }
+        let least = (100 * len).div_ceil(room);
+        assert!(
+            datagrams.len() <= least + least / 50 + 1,
+            "{len}: {} of {least}",
+            datagrams.len()
+        );
+        let alone = publication.publish(message, Terms::default(), &config);
+        let first = publication.segment(alone.unwrap().range.first()).unwrap();
+        assert!(first.wire_bytes() >= room - 1, "{}", first.wire_bytes());
+    }
 }
 
 #[test]
