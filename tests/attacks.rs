@@ -321,7 +321,13 @@ fn the_key_changes_in_mid_stream() {
     };
     let root = arena.keys.root();
     let before = arena.keys.group_keys();
-    let after = before.rotated(root, arena.floor, arena.wall_s(), rotation, [9; KEY_BYTES]);
+    let after = before.rotated(
+        root,
+        arena.floor,
+        arena.wall_s(),
+        rotation,
+        [[9; KEY_BYTES]; 2],
+    );
     let (after, revoked) = (after.expect("rotated"), arena.keys.revoked().clone());
     let renew = |host: &Host| {
         let (after, revoked) = (after.clone(), revoked.clone());

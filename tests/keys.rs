@@ -165,6 +165,99 @@ fn a_root_under_a_passphrase() {
     said(&lab, &["show"]);
 }
 
+/// Goal: what is lost or stolen can be got rid of: a rotation at once, also before a planned one and twice; a grant made shorter; every
+/// key that a name has had; and what must not be made anew is not.
+#[test]
+fn what_is_lost_can_be_got_rid_of() {
+    let (lab, elsewhere) = (Lab::new(), Lab::new());
+    said(&lab, &["init"]);
+    let at_once = ["rotate", "--lead", "0s", "--overlap", "0s"];
+    let ids = |lines: &[Value]| -> Vec<_> {
+        let keys = lines.iter().filter(|line| line["event"] == "group_key");
+        keys.map(|line| line["id"].as_u64()).collect()
+    };
+    said(&lab, &["rotate", "--lead", "2h"]);
+    let lost = ids(&said(&lab, &["show"]));
+    let rotated = said(&lab, &at_once);
+    assert!(rotated.iter().any(|line| line["changed"] == true));
+    let now = ids(&rotated);
+    assert_eq!(
+        (lost, now),
+        (vec![Some(1), Some(2)], vec![Some(1), Some(3), Some(4)])
+    );
+    // Each is one more: another machine may have been lost meanwhile.
+    let again = ids(&said(&lab, &at_once));
+    assert_eq!(again.last(), Some(&Some(6)), "{again:?}");
+    let fresh = Lab::new();
+    said(&fresh, &["init"]);
+    said(&fresh, &at_once);
+    said(&fresh, &["show"]);
+
+    let grant = ["grant", "sup-1", "--group", "all"];
+    let long = said(&lab, &grant);
+    let short = said(&lab, &[&grant[..], &["--for", "1h"]].concat());
+    let (long, short) = (event(&long, "grant"), event(&short, "grant"));
+    assert_eq!(short["changed"], true);
+    assert_ne!(long["until"], short["until"]);
+    assert_eq!(
+        long["until"], short["before_until"],
+        "it is said how long the other counts"
+    );
+
+    said(&elsewhere, &["init"]);
+    for name in ["a", "b"] {
+        said(&elsewhere, &["grant", name, "--group", "all"]);
+        let key = elsewhere.file(&format!("keys/sources/{name}.pub"));
+        let key = key.to_str().expect("a path");
+        said(&lab, &["grant", "sup-2", "--group", "all", "--key", key]);
+    }
+    let revoked = said(&lab, &["revoke", "sup-2"]);
+    assert_eq!(event(&revoked, "revocations")["keys"], 2);
+
+    fs::remove_file(lab.file("keys/revoked.list")).expect("it is there");
+    assert_refused(&keys(&lab, &["init"]), &["revoked.list", "put it back"]);
+}
+
+/// Goal: private keys that stand in clear are put under a passphrase where one is given: the root's and a source's.
+#[test]
+fn keys_in_clear_are_put_under_a_passphrase() {
+    let lab = Lab::new();
+    fs::write(lab.file("of-root"), "correct horse\n").expect("a file");
+    fs::write(lab.file("of-source"), "battery staple\n").expect("a file");
+    said(&lab, &["init"]);
+    let grant = ["grant", "sup-1", "--group", "all"];
+    said(&lab, &grant);
+    let sealed = said(&lab, &["init", "--passphrase-file", "of-root"]);
+    assert_eq!(event(&sealed, "keys")["changed"], true);
+    assert_refused(&keys(&lab, &grant), &["root.key", "needs its passphrase"]);
+    let with = [&grant[..], &["--passphrase-file", "of-root"]].concat();
+    let under = [&with[..], &["--source-passphrase-file", "of-source"]].concat();
+    assert_eq!(event(&said(&lab, &under), "grant")["changed"], true);
+    assert_eq!(event(&said(&lab, &under), "grant")["changed"], false);
+    let other = [&with[..], &["--source-passphrase-file", "of-root"]].concat();
+    assert_refused(&keys(&lab, &other), &["sup-1.key", "not its passphrase"]);
+    let new = [
+        &[
+            "grant",
+            "sup-2",
+            "--group",
+            "all",
+            "--passphrase-file",
+            "of-root",
+        ][..],
+        &["--source-passphrase-file", "of-source"],
+    ];
+    said(&lab, &new.concat());
+    let signed = lab.run(&["floor", "sign", "--passphrase-file", "of-root"]);
+    assert_eq!(signed.code, Some(0), "{signed:?}");
+    for name in ["sup-1", "sup-2"] {
+        let sent = lab.run(&[
+            "send", "--name", name, "--to", "all", "--wait", "0s", "--keys", "keys", "hello",
+        ]);
+        assert_refused(&sent, &[name, "needs its passphrase"]);
+    }
+}
+
 /// Goal: wrong flags and files are refused in one sentence, and nothing is made or changed. Method: one fault at a time.
 #[test]
 fn what_is_wrong_is_refused() {

@@ -61,7 +61,7 @@ fn vectors() -> Value {
         overlap_s: 600,
     };
     let first = GroupKeys::first(&root, FLOOR, NOW, [0x33; KEY_BYTES]);
-    let keys = first.rotated(&root, FLOOR, NOW + 10, rotation, [0x44; KEY_BYTES]);
+    let keys = first.rotated(&root, FLOOR, NOW + 10, rotation, [[0x44; KEY_BYTES]; 2]);
     let keys = keys.expect("it can be signed");
     let key = |key: &floorcast::keys::GroupKey| {
         json!({

@@ -110,7 +110,8 @@ pub(super) struct StationArgs {
 #[command(after_help = "Examples:
   floorcast keys grant sup-1 --group all --for 90d
   floorcast keys grant safety --every-group --lane emergency --status actual --status exercise
-  floorcast keys grant sup-2 --group billing --key sup-2.pub")]
+  floorcast keys grant sup-2 --group billing --key sup-2.pub
+  floorcast keys grant sup-3 --group all --source-passphrase")]
 pub(super) struct GrantArgs {
     /// The source's name on the floor
     #[arg(value_name = "NAME", value_parser = station_name)]
@@ -133,6 +134,12 @@ pub(super) struct GrantArgs {
     /// Its public key [default: one made now, kept in the folder]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Ask for a passphrase, and put its private key in the folder under it
+    #[arg(long, conflicts_with = "source_passphrase_file")]
+    source_passphrase: bool,
+    /// Put it under the first line of this file; floorcast send then needs it
+    #[arg(long, value_name = "FILE")]
+    source_passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -202,7 +209,12 @@ pub(super) fn run(command: KeysCommand) -> Result<Ending, Failure> {
         }
         KeysCommand::Grant(args) => {
             let floor = floor(&args.common)?;
-            let options = grant_options(&args, &floor)?;
+            let mut options = grant_options(&args, &floor)?;
+            let of_source = PassphraseArgs {
+                passphrase: args.source_passphrase,
+                passphrase_file: args.source_passphrase_file,
+            };
+            options.passphrase = of_source.read("source's key", true)?;
             open(args.common, &floor)?.grant(&options)
         }
         KeysCommand::Revoke(args) => {
@@ -294,6 +306,7 @@ fn grant_options(args: &GrantArgs, floor: &Floor) -> Result<GrantOptions, Failur
         lanes: lanes.into_iter().map(Into::into).collect(),
         statuses,
         period: args.period,
+        passphrase: None,
     })
 }
 

@@ -300,7 +300,7 @@ fn keys_change_while_datagrams_are_on_their_way() {
     };
     let rotated = keys
         .group_keys()
-        .rotated(keys.root(), floor(), WALL_S, rotation, [9; KEY_BYTES])
+        .rotated(keys.root(), floor(), WALL_S, rotation, [[9; KEY_BYTES]; 2])
         .unwrap();
     let mut used = std::collections::BTreeSet::new();
     for second in 0..6_u64 {

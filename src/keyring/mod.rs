@@ -1,5 +1,5 @@
 //! The folder of a floor's keys: makes them, grants, revokes, rotates, and shows what there is. Every command is safe to run
-//! twice: the second time changes nothing.
+//! twice: the second time changes nothing, but for a rotation at once, which each time leaves the keys before behind.
 //!
 //! | file | what it is | who needs it |
 //! |---|---|---|
@@ -70,6 +70,8 @@ pub struct GrantOptions {
     pub statuses: BTreeSet<Status>,
     /// For how long from now.
     pub period: Duration,
+    /// What its private key in the folder is put under.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// Whose key is to count no more.
@@ -118,6 +120,9 @@ struct GrantShown<'a> {
     #[serde(rename = "changed")]
     is_changed: bool,
     file: String,
+    /// What was granted before allowed more, and counts until then where this one has not been told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before_until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -196,10 +201,18 @@ impl<'a> Keyring<'a> {
         let is_new = files::read(&path, Kind::PrivateKey)?.is_none();
         let root = if is_new {
             let root = draw_key()?;
-            self.create_private(&path, &root)?;
+            files::create(
+                &path,
+                Kind::PrivateKey,
+                &file_of(&root, self.passphrase.as_ref())?,
+            )?;
             root
         } else {
             self.root()?
+        };
+        let is_sealed_now = match &self.passphrase {
+            Some(passphrase) => put_under(&path, passphrase)?,
+            None => false,
         };
         let public = self.folder.join("root.pub");
         match read_public(&public)? {
@@ -213,15 +226,23 @@ impl<'a> Keyring<'a> {
                 )));
             }
         }
-        let mut is_changed = is_new;
-        if self.stored_group_keys(&root.public())?.is_none() {
-            let keys = GroupKeys::first(&root, self.floor.id, self.now, draw()?);
-            files::create(&self.group_keys_path(), Kind::GroupKeys, keys.to_bytes())?;
-            is_changed = true;
-        }
+        let mut is_changed = is_new || is_sealed_now;
+        let group_keys = self.stored_group_keys(&root.public())?;
         if self.stored_revocations(&root.public())?.is_none() {
+            // The list is made before the group keys, so a folder that has these had one.
+            if group_keys.is_some() {
+                return Err(Failure::Usage(format!(
+                    "{} is gone, and an empty one would let revoked keys count again; put it back from the share or from what was kept, or begin in an empty folder",
+                    self.revoked_path().display()
+                )));
+            }
             let list = Revocations::none(&root, self.floor.id, self.now);
             files::create(&self.revoked_path(), Kind::Revocations, list.to_bytes())?;
+            is_changed = true;
+        }
+        if group_keys.is_none() {
+            let keys = GroupKeys::first(&root, self.floor.id, self.now, draw()?);
+            files::create(&self.group_keys_path(), Kind::GroupKeys, keys.to_bytes())?;
             is_changed = true;
         }
         self.print_floor(&root.public(), is_changed)?;
@@ -258,20 +279,43 @@ impl<'a> Keyring<'a> {
             Some(bytes) => Grant::open(&bytes, &root.public(), self.floor.id).ok(),
             None => None,
         };
-        if let Some(before) = before.filter(|before| is_as_good(before.terms(), &terms, self.now)) {
-            self.print_grant(&before, &list, false)?;
+        let is_sealed_now = match (&options.passphrase, &made) {
+            (Some(passphrase), None) => {
+                put_under(&self.source_path(&options.name, "key"), passphrase)?
+            }
+            _ => false,
+        };
+        if let Some(before) = &before
+            && is_as_good(before.terms(), &terms, self.now)
+        {
+            self.print_grant(&path, before, &list, is_sealed_now, None)?;
             return self.end();
         }
+        let outlives = before
+            .as_ref()
+            .filter(|before| allows_more(before.terms(), &terms, self.now));
+        let outlives = outlives.map(|before| moment(before.terms().not_after));
         let grant = Grant::sign(&root, self.floor.id, terms)
             .map_err(|error| Failure::Usage(format!("the grant cannot be signed: {error}")))?;
         files::make_folder(&self.folder.join("sources"))?;
         if let Some(private) = made {
-            self.create_plain(&self.source_path(&options.name, "key"), &private)?;
+            let file = file_of(&private, options.passphrase.as_ref())?;
+            files::create(
+                &self.source_path(&options.name, "key"),
+                Kind::PrivateKey,
+                &file,
+            )?;
             let public = self.source_path(&options.name, "pub");
             files::replace(&public, Kind::PublicKey, &key.to_bytes())?;
         }
+        if let Some(before) = before.filter(|before| before.terms().key != key) {
+            // Whoever has that key has this grant: it is kept, to be shown and revoked by name.
+            let kept = format!("{}.grant", before.terms().key.fingerprint());
+            let kept = self.source_path(&options.name, &kept);
+            files::replace(&kept, Kind::Grant, before.to_bytes())?;
+        }
         files::replace(&path, Kind::Grant, grant.to_bytes())?;
-        self.print_grant(&grant, &list, true)?;
+        self.print_grant(&path, &grant, &list, true, outlives)?;
         self.end()
     }
 
@@ -281,23 +325,29 @@ impl<'a> Keyring<'a> {
     /// [`Failure`] when the root cannot be opened, there is no such key, or nothing can be written.
     pub fn revoke(mut self, whose: &Revoked) -> Result<Ending, Failure> {
         let root = self.root()?;
-        let key = match whose {
-            Revoked::Name(name) => self.granted_key(name, &root.public())?,
-            Revoked::Key(path) => read_public(path)?.ok_or_else(|| missing(path))?,
+        let keys = match whose {
+            Revoked::Name(name) => self.granted_keys(name, &root.public())?,
+            Revoked::Key(path) => vec![read_public(path)?.ok_or_else(|| missing(path))?],
         };
-        let list = self.revocations(&root.public())?;
-        let longer = list
-            .with(&root, self.floor.id, self.now, &key)
-            .map_err(|_| {
-                Failure::Failed(
-                    "the list of revoked keys is full; begin anew with a new root".to_owned(),
-                )
-            })?;
-        if let Some(longer) = &longer {
-            files::replace(&self.revoked_path(), Kind::Revocations, longer.to_bytes())?;
+        let mut list = self.revocations(&root.public())?;
+        let mut is_changed = false;
+        for key in keys {
+            let longer = list
+                .with(&root, self.floor.id, self.now, &key)
+                .map_err(|_| {
+                    Failure::Failed(
+                        "the list of revoked keys is full; begin anew with a new root".to_owned(),
+                    )
+                })?;
+            if let Some(longer) = longer {
+                list = longer;
+                is_changed = true;
+            }
         }
-        let is_changed = longer.is_some();
-        self.print_revocations(longer.as_ref().unwrap_or(&list), is_changed)?;
+        if is_changed {
+            files::replace(&self.revoked_path(), Kind::Revocations, list.to_bytes())?;
+        }
+        self.print_revocations(&list, is_changed)?;
         self.end()
     }
 
@@ -314,14 +364,18 @@ impl<'a> Keyring<'a> {
             lead_s: lead.as_secs(),
             overlap_s: overlap.as_secs(),
         };
-        let is_changed = match keys.rotated(&root, self.floor.id, self.now, rotation, draw()?) {
-            Ok(rotated) => {
-                files::replace(&self.group_keys_path(), Kind::GroupKeys, rotated.to_bytes())?;
-                true
-            }
-            Err(RotationError::Pending { .. }) => false,
-            Err(error @ RotationError::Full) => return Err(Failure::Failed(error.to_string())),
-        };
+        let is_changed =
+            match keys.rotated(&root, self.floor.id, self.now, rotation, [draw()?, draw()?]) {
+                Ok(rotated) => {
+                    // What could not be read again would leave the floor without keys.
+                    GroupKeys::open(rotated.to_bytes(), &root.public(), self.floor.id)
+                        .map_err(|error| unsound(&self.group_keys_path(), &error))?;
+                    files::replace(&self.group_keys_path(), Kind::GroupKeys, rotated.to_bytes())?;
+                    true
+                }
+                Err(RotationError::Done { .. }) => false,
+                Err(error @ RotationError::Full) => return Err(Failure::Failed(error.to_string())),
+            };
         self.print_group_keys(&root.public(), is_changed)?;
         self.end()
     }
@@ -340,7 +394,7 @@ impl<'a> Keyring<'a> {
             let bytes = files::read(&path, Kind::Grant)?.ok_or_else(|| missing(&path))?;
             let grant = Grant::open(&bytes, &root, self.floor.id)
                 .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-            self.print_grant(&grant, &list, false)?;
+            self.print_grant(&path, &grant, &list, false, None)?;
         }
         self.print_revocations(&list, false)?;
         self.end()
@@ -407,6 +461,12 @@ impl<'a> Keyring<'a> {
         options: &GrantOptions,
     ) -> Result<(PublicKey, Option<PrivateKey>), Failure> {
         if let Some(path) = &options.key {
+            if options.passphrase.is_some() {
+                return Err(Failure::Usage(format!(
+                    "the private key of {} is not here to be put under a passphrase; do that where it was made, and leave it out here",
+                    path.display()
+                )));
+            }
             let key = read_public(path)?.ok_or_else(|| missing(path))?;
             return Ok((key, None));
         }
@@ -423,33 +483,28 @@ impl<'a> Keyring<'a> {
         Ok((private.public(), Some(private)))
     }
 
-    fn granted_key(&self, name: &str, root: &PublicKey) -> Result<PublicKey, Failure> {
+    /// The keys that a source was granted something for: the one of now, and those before it.
+    fn granted_keys(&self, name: &str, root: &PublicKey) -> Result<Vec<PublicKey>, Failure> {
         let path = self.source_path(name, "grant");
-        let bytes = files::read(&path, Kind::Grant)?.ok_or_else(|| {
-            Failure::Usage(format!(
+        let file_name = files::file_name_of(name);
+        let mut keys = Vec::new();
+        for path in self.grants()? {
+            let of = path.file_name().and_then(|of| of.to_str());
+            if of.is_none_or(|of| of.split('.').next() != Some(&file_name)) {
+                continue;
+            }
+            let bytes = files::read(&path, Kind::Grant)?.ok_or_else(|| missing(&path))?;
+            let grant = Grant::open(&bytes, root, self.floor.id)
+                .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+            keys.push(grant.terms().key);
+        }
+        if keys.is_empty() {
+            return Err(Failure::Usage(format!(
                 "{name:?} was granted nothing here ({} is not there); name another, or give its key with --key FILE",
                 path.display()
-            ))
-        })?;
-        let grant = Grant::open(&bytes, root, self.floor.id)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-        Ok(grant.terms().key)
-    }
-
-    fn create_private(&self, path: &Path, key: &PrivateKey) -> Result<(), Failure> {
-        let Some(passphrase) = &self.passphrase else {
-            return self.create_plain(path, key);
-        };
-        let seal = SealInput {
-            passphrase,
-            salt: draw()?,
-            nonce: draw()?,
-        };
-        files::create(path, Kind::PrivateKey, &key.to_file_bytes(Some(seal)))
-    }
-
-    fn create_plain(&self, path: &Path, key: &PrivateKey) -> Result<(), Failure> {
-        files::create(path, Kind::PrivateKey, &key.to_file_bytes(None))
+            )));
+        }
+        Ok(keys)
     }
 
     fn print_floor(&mut self, root: &PublicKey, is_changed: bool) -> Result<(), Failure> {
@@ -507,9 +562,11 @@ impl<'a> Keyring<'a> {
 
     fn print_grant(
         &mut self,
+        path: &Path,
         grant: &Grant,
         list: &Revocations,
         is_changed: bool,
+        before_until: Option<String>,
     ) -> Result<(), Failure> {
         let terms = grant.terms();
         let state = match () {
@@ -537,10 +594,16 @@ impl<'a> Keyring<'a> {
             until: moment(terms.not_after),
             state,
             is_changed,
-            file: self.source_path(&terms.name, "grant").display().to_string(),
+            file: path.display().to_string(),
+            before_until,
         };
+        let before = shown.before_until.as_ref().map_or_else(String::new, |until| {
+            format!(
+                "; the grant before allowed more, and counts until {until} where this one was not told, unless its key is revoked"
+            )
+        });
         let line = format!(
-            "  {} ({}): {}; {}; {}; until {}; {}",
+            "  {} ({}): {}; {}; {}; until {}; {}{before}",
             shown.name,
             shown.key,
             if shown.groups.is_empty() {
@@ -581,7 +644,18 @@ fn print(printer: &mut Printer, shown: &impl Serialize, line: &str) -> Result<()
     printer.print(shown, line).or_else(PrintError::into_ending)
 }
 
-/// Whether what was granted is what is wanted, and lasts nearly as long: nine tenths of it.
+/// Whether what was granted allows something that is not wanted any more.
+fn allows_more(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
+    let is_within = before.key == wanted.key
+        && (wanted.groups.is_empty()
+            || !before.groups.is_empty() && before.groups.is_subset(&wanted.groups))
+        && before.lanes.is_subset(&wanted.lanes)
+        && before.statuses.is_subset(&wanted.statuses)
+        && before.not_after <= wanted.not_after;
+    now < before.not_after && !is_within
+}
+
+/// Whether what was granted is what is wanted, and lasts as long or nearly so: nine tenths of it.
 fn is_as_good(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
     let rest = before.not_after.saturating_sub(now);
     let period = wanted.not_after - wanted.not_before;
@@ -596,7 +670,39 @@ fn is_as_good(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
         } = terms.clone();
         (name, key.to_bytes(), groups, lanes, statuses)
     };
-    of(before) == of(wanted) && before.not_before <= now && rest >= period / 10 * 9
+    of(before) == of(wanted)
+        && before.not_before <= now
+        && (period / 10 * 9..=period).contains(&rest)
+}
+
+/// The bytes of a private key's file, under a passphrase or in clear.
+fn file_of(
+    key: &PrivateKey,
+    passphrase: Option<&Passphrase>,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let seal = match passphrase {
+        Some(passphrase) => Some(SealInput {
+            passphrase,
+            salt: draw()?,
+            nonce: draw()?,
+        }),
+        None => None,
+    };
+    Ok(key.to_file_bytes(seal))
+}
+
+/// Puts the key in a file under a passphrase, if it stands there in clear; whether it did. One that is under another
+/// passphrase is refused.
+fn put_under(path: &Path, passphrase: &Passphrase) -> Result<bool, Failure> {
+    let Some(key) = open_private(path, Some(passphrase))? else {
+        return Ok(false);
+    };
+    let in_clear = files::read(path, Kind::PrivateKey)?
+        .is_some_and(|bytes| PrivateKey::from_file_bytes(&bytes, None).is_ok());
+    if in_clear {
+        files::replace(path, Kind::PrivateKey, &file_of(&key, Some(passphrase))?)?;
+    }
+    Ok(in_clear)
 }
 
 /// The private key in a file; `None` where there is no such file.

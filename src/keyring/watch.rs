@@ -212,7 +212,7 @@ mod tests {
             };
             let keys = self
                 .keys
-                .rotated(&self.root, FLOOR, NOW, rotation, [2; KEY_BYTES]);
+                .rotated(&self.root, FLOOR, NOW, rotation, [[2; KEY_BYTES]; 2]);
             keys.unwrap()
         }
 

@@ -88,12 +88,12 @@ pub struct Rotation {
 /// Why keys are not rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RotationError {
-    /// The last rotation is still to come.
+    /// One that does as much is to come: it is this one, asked for twice.
     #[error("key {id} takes over at {at} already")]
-    Pending {
-        /// The key to come.
+    Done {
+        /// The key that does.
         id: KeyId,
-        /// When it does, seconds since 1970.
+        /// When, seconds since 1970.
         at: u64,
     },
     /// So many keys still count.
@@ -113,7 +113,8 @@ impl GroupKeys {
         Self::signed(root, floor, vec![key])
     }
 
-    /// Lets another key follow (R-GKEY-2).
+    /// Lets another key follow (R-GKEY-2). A key that was to come only after that is replaced: whoever has it, has it from the
+    /// list that this rotation is to make worthless. `secrets` are of the next key, and of the one in place of that.
     ///
     /// # Errors
     /// [`RotationError`]; the keys stay what they are.
@@ -123,32 +124,59 @@ impl GroupKeys {
         floor: FloorId,
         now: u64,
         rotation: Rotation,
-        secret: [u8; KEY_BYTES],
+        secrets: [[u8; KEY_BYTES]; 2],
     ) -> Result<Self, RotationError> {
-        let last = self.keys.last().map_or(KeyId(0), |key| key.id);
-        if let Some(key) = self.keys.last().filter(|key| key.not_before > now) {
-            return Err(RotationError::Pending {
-                id: key.id,
-                at: key.not_before,
+        let from = now.saturating_add(rotation.lead_s);
+        let until = from.saturating_add(rotation.overlap_s);
+        let Some((newest, older)) = self.keys.split_last() else {
+            return Err(RotationError::Full);
+        };
+        let is_to_come = newest.not_before > now && newest.not_before <= from;
+        let has_ended = |key: &GroupKey| key.not_after <= until.max(newest.not_before);
+        if !older.is_empty() && is_to_come && older.iter().all(has_ended) {
+            return Err(RotationError::Done {
+                id: newest.id,
+                at: newest.not_before,
             });
         }
         let mut keys = self.keys.clone();
         keys.retain(|key| now < key.not_after.saturating_add(CLOCKS_APART_S));
-        if keys.len() >= KEYS_MAX {
-            return Err(RotationError::Full);
+        let mut to_come = None;
+        while let Some(key) = keys.pop_if(|key| key.not_before > from) {
+            to_come = to_come.max(Some(key.not_before));
         }
-        let not_before = now.saturating_add(rotation.lead_s);
-        for key in &mut keys {
-            key.not_after = key
-                .not_after
-                .min(not_before.saturating_add(rotation.overlap_s));
+        let [secret, later_secret] = secrets.map(Zeroizing::new);
+        let mut id = newest.id;
+        let mut next = |secret, not_before| {
+            id = KeyId(id.0.checked_add(1).unwrap_or(1));
+            GroupKey {
+                id,
+                secret,
+                not_before,
+                not_after: u64::MAX,
+            }
+        };
+        // No two begin in one second: of two lists, the one whose newest key begins later is the later one.
+        let last = keys.last().map_or(0, |key| key.not_before);
+        let mut added = vec![next(secret, from.max(last.saturating_add(1)))];
+        if let Some(to_come) = to_come {
+            added.push(next(later_secret, to_come.saturating_add(1)));
         }
-        keys.push(GroupKey {
-            id: KeyId(last.0.checked_add(1).unwrap_or(1)),
-            secret: Zeroizing::new(secret),
-            not_before,
-            not_after: u64::MAX,
-        });
+        // What has ended counts on for clocks that are behind; where many rotations follow each other, it makes room.
+        while keys.len() + added.len() > KEYS_MAX {
+            let has_ended = keys.first().is_some_and(|oldest| oldest.not_after <= now);
+            if !has_ended {
+                return Err(RotationError::Full);
+            }
+            keys.remove(0);
+        }
+        for key in added {
+            let end = key.not_before.saturating_add(rotation.overlap_s);
+            for before in &mut keys {
+                before.not_after = before.not_after.min(end);
+            }
+            keys.push(key);
+        }
         Ok(Self::signed(root, floor, keys))
     }
 

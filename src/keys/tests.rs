@@ -193,10 +193,10 @@ fn group_keys_follow_each_other_with_an_overlap() {
     };
     let first = GroupKeys::first(&root(), FLOOR, NOW, [1; KEY_BYTES]);
     let rotate =
-        |keys: &GroupKeys, now| keys.rotated(&root(), FLOOR, now, rotation, [2; KEY_BYTES]);
+        |keys: &GroupKeys, now| keys.rotated(&root(), FLOOR, now, rotation, [[2; KEY_BYTES]; 2]);
     let second = rotate(&first, NOW + DAY).unwrap();
     let takes_over = NOW + DAY + 3_600;
-    let pending = RotationError::Pending {
+    let pending = RotationError::Done {
         id: KeyId(2),
         at: takes_over,
     };
@@ -225,18 +225,54 @@ fn group_keys_are_few() {
         overlap_s: DAY,
     };
     let mut keys = GroupKeys::first(&root(), FLOOR, NOW, [0; KEY_BYTES]);
+    let rotate =
+        |keys: &GroupKeys, now| keys.rotated(&root(), FLOOR, now, rotation, [[1; KEY_BYTES]; 2]);
     for at in 1..8 {
-        keys = keys
-            .rotated(&root(), FLOOR, NOW + at, rotation, [1; KEY_BYTES])
-            .unwrap();
+        keys = rotate(&keys, NOW + at).unwrap();
     }
-    let full = keys.rotated(&root(), FLOOR, NOW + 8, rotation, [1; KEY_BYTES]);
-    assert_eq!(full, Err(RotationError::Full));
-    let later = NOW + 2 * DAY;
-    assert!(
-        keys.rotated(&root(), FLOOR, later, rotation, [1; KEY_BYTES])
-            .is_ok()
-    );
+    assert_eq!(rotate(&keys, NOW + 8), Err(RotationError::Full));
+    assert!(rotate(&keys, NOW + 2 * DAY).is_ok());
+}
+
+/// Goal: whoever rotates at once is rid of every key that a lost machine had, also of one that was still to come, whatever was
+/// rotated before and in the same second, and as often as machines are lost.
+#[test]
+fn a_rotation_at_once_leaves_nothing_of_the_keys_before() {
+    let at_once = Rotation {
+        lead_s: 0,
+        overlap_s: 0,
+    };
+    let planned = Rotation {
+        lead_s: 3_600,
+        overlap_s: 86_400,
+    };
+    let first = GroupKeys::first(&root(), FLOOR, NOW, [1; KEY_BYTES]);
+    let rotate = |keys: &GroupKeys, now, rotation, secret| {
+        let secrets = [[secret; KEY_BYTES], [secret + 1; KEY_BYTES]];
+        keys.rotated(&root(), FLOOR, now, rotation, secrets)
+    };
+    let pending = rotate(&first, NOW + 10, planned, 2).unwrap();
+    for (before, now) in [(&first, NOW), (&first, NOW + 100), (&pending, NOW + 20)] {
+        let after = rotate(before, now, at_once, 4).unwrap();
+        let open = GroupKeys::open(after.to_bytes(), &root().public(), FLOOR);
+        assert_eq!(open.as_ref(), Ok(&after), "what is signed can be read");
+        assert!(
+            after.newest_from() > before.newest_from(),
+            "it is the newer one"
+        );
+        let lost: Vec<_> = before.iter().map(|key| *key.secret()).collect();
+        for later in [1, 3_600, 3_700, 90_000, 10 * DAY] {
+            let sending = after.sending(now + later).unwrap();
+            assert!(!lost.contains(sending.secret()), "{later} s later");
+        }
+    }
+    let mut keys = pending;
+    for times in 0..20 {
+        let sending = keys.sending(NOW + 1_000).map(|key| *key.secret());
+        keys = rotate(&keys, NOW + 30, at_once, 10 + 2 * times).unwrap();
+        assert_ne!(keys.sending(NOW + 1_000).map(|key| *key.secret()), sending);
+        assert!(keys.iter().len() <= 8);
+    }
 }
 
 #[test]
