@@ -19,6 +19,10 @@ impl Budget {
         Timestamp::from_nanos(self.full_at.as_nanos().saturating_sub(room))
     }
 
+    fn is_ready(self, now: Timestamp, (each_ns, burst): (u64, u64)) -> bool {
+        self.ready_at(each_ns, burst) <= now
+    }
+
     fn spend(&mut self, now: Timestamp, ns: u64) {
         self.full_at = self.full_at.max(now).plus_nanos(ns);
     }
@@ -31,10 +35,11 @@ pub(super) struct Forgeries {
     /// All that is abroad, together.
     all_abroad: Budget,
     at_home: BTreeMap<SocketAddr, Budget>,
+    /// What is over any of these.
+    beyond: Budget,
 }
 
-/// Addresses that have brought something false, kept at a time of each kind; what comes of further ones is bounded together
-/// only, abroad, and not at all at home, where as many would have to be known.
+/// Addresses that have brought something false, kept at a time of each kind; what comes of further ones is bounded together.
 const ADDRESSES_MAX: usize = 1_024;
 /// False signatures checked of one address where no station is known: 20 a second, after 32 at once. What was damaged on the
 /// way is none: it does not come so far.
@@ -44,40 +49,81 @@ const ABROAD: (u64, u64) = (1_000_000, 1_000);
 /// The same of the address and port that a station was heard from: another twentieth, since whoever can borrow that address
 /// could else silence the station.
 const AT_HOME: (u64, u64) = (1_000_000, 1_000);
+/// And of what is over any of these: whoever borrows an address spends what is its, and its owner then still has its chance
+/// among the false ones, one in so many, however few the address has of its own.
+const BEYOND: (u64, u64) = (1_000_000, 100);
 
 impl Forgeries {
     /// Whether a signature that comes from an address is to be checked.
     pub(super) fn may_check(&self, now: Timestamp, from: SocketAddr, is_at_home: bool) -> bool {
-        let is_ready = |budget: Option<&Budget>, (each_ns, burst)| {
-            budget.is_none_or(|budget| budget.ready_at(each_ns, burst) <= now)
-        };
+        self.is_within(now, from, is_at_home) || self.beyond.is_ready(now, BEYOND)
+    }
+
+    fn is_within(&self, now: Timestamp, from: SocketAddr, is_at_home: bool) -> bool {
         if is_at_home {
-            is_ready(self.at_home.get(&from), AT_HOME)
+            is_ready(&self.at_home, &from, now, AT_HOME)
         } else {
-            is_ready(self.abroad.get(&from.ip()), OF_ADDRESS)
-                && is_ready(Some(&self.all_abroad), ABROAD)
+            is_ready(&self.abroad, &from.ip(), now, OF_ADDRESS)
+                && self.all_abroad.is_ready(now, ABROAD)
         }
     }
 
     /// One was false.
     pub(super) fn found(&mut self, now: Timestamp, from: SocketAddr, is_at_home: bool) {
-        if is_at_home {
-            charge(&mut self.at_home, from, now, AT_HOME.0);
-        } else {
-            charge(&mut self.abroad, from.ip(), now, OF_ADDRESS.0);
-            self.all_abroad.spend(now, ABROAD.0);
+        let is_within = self.is_within(now, from, is_at_home);
+        let is_charged = is_within
+            && if is_at_home {
+                charge(&mut self.at_home, from, now, AT_HOME.0)
+            } else {
+                // What has no room of its own still counts among all.
+                charge(&mut self.abroad, from.ip(), now, OF_ADDRESS.0);
+                self.all_abroad.spend(now, ABROAD.0);
+                true
+            };
+        if !is_charged {
+            self.beyond.spend(now, BEYOND.0);
         }
     }
 }
 
-fn charge<K: Ord>(budgets: &mut BTreeMap<K, Budget>, whose: K, now: Timestamp, each_ns: u64) {
+/// Whether there is something left of what `whose` may bring; nothing, if it has no budget and there is no room for one.
+fn is_ready<K: Ord>(
+    budgets: &BTreeMap<K, Budget>,
+    whose: &K,
+    now: Timestamp,
+    pace: (u64, u64),
+) -> bool {
+    match budgets.get(whose) {
+        Some(budget) => budget.is_ready(now, pace),
+        None => {
+            budgets.len() < ADDRESSES_MAX || budgets.values().any(|budget| budget.full_at <= now)
+        }
+    }
+}
+
+/// Whether it could be charged: not, where so many others are.
+fn charge<K: Ord>(
+    budgets: &mut BTreeMap<K, Budget>,
+    whose: K,
+    now: Timestamp,
+    each_ns: u64,
+) -> bool {
     if budgets.len() >= ADDRESSES_MAX && !budgets.contains_key(&whose) {
         budgets.retain(|_, budget| budget.full_at > now);
         if budgets.len() >= ADDRESSES_MAX {
-            return;
+            return false;
         }
     }
     budgets.entry(whose).or_default().spend(now, each_ns);
+    true
+}
+
+/// Lives that a station without a grant may begin: one a second after ten. Each costs keys that are derived anew.
+const LIVES: (u64, u64) = (1_000_000_000, 10);
+
+/// Whether a station without a grant may begin another life now.
+pub(super) fn begins(budget: &mut Budget, now: Timestamp) -> bool {
+    take(budget, now, LIVES)
 }
 
 /// Signatures of a station without a grant that are checked, however true they are: a twentieth of a core for each that was
@@ -86,7 +132,7 @@ const OF_STATION: (u64, u64) = (1_000_000, 1_000);
 
 /// Whether one more signature of a station without a grant is checked now.
 pub(super) fn may_sign(budget: Budget, now: Timestamp) -> bool {
-    budget.ready_at(OF_STATION.0, OF_STATION.1) <= now
+    budget.is_ready(now, OF_STATION)
 }
 
 /// One was.
@@ -109,7 +155,7 @@ const TELLINGS: (u64, u64) = (1_000_000_000, 10);
 impl Enrolments {
     /// Whether one more may be met now.
     pub(super) fn may_meet(&self, now: Timestamp) -> bool {
-        self.met.ready_at(MEETINGS.0, MEETINGS.1) <= now
+        self.met.is_ready(now, MEETINGS)
     }
 
     /// Whether one more is met now.
@@ -123,10 +169,10 @@ impl Enrolments {
     }
 }
 
-fn take(budget: &mut Budget, now: Timestamp, (each_ns, burst): (u64, u64)) -> bool {
-    let is_ready = budget.ready_at(each_ns, burst) <= now;
+fn take(budget: &mut Budget, now: Timestamp, pace: (u64, u64)) -> bool {
+    let is_ready = budget.is_ready(now, pace);
     if is_ready {
-        budget.spend(now, each_ns);
+        budget.spend(now, pace.0);
     }
     is_ready
 }
@@ -157,37 +203,52 @@ impl Signatures {
 mod tests {
     use super::*;
 
+    /// How many false ones of `from` are checked at once.
+    fn checked(forgeries: &mut Forgeries, now: Timestamp, from: SocketAddr, at_home: bool) -> u64 {
+        let mut checked = 0;
+        while forgeries.may_check(now, from, at_home) {
+            forgeries.found(now, from, at_home);
+            checked += 1;
+        }
+        checked
+    }
+
     #[test]
     fn false_signatures_are_checked_for_a_while_and_then_no_more() {
         let of = |last: u32| SocketAddr::from((last.to_be_bytes(), 7));
         let (a, b) = (of(1), of(2));
-        let mut forgeries = Forgeries::default();
         let now = Timestamp::from_nanos(1);
-        let mut checked = 0;
-        while forgeries.may_check(now, a, false) {
-            forgeries.found(now, a, false);
-            checked += 1;
-        }
-        assert_eq!(checked, 32);
-        assert!(
-            forgeries.may_check(now, b, false),
-            "others are not to blame"
-        );
+        let mut forgeries = Forgeries::default();
+        let own_and_beyond = OF_ADDRESS.1 + BEYOND.1;
+        assert_eq!(checked(&mut forgeries, now, a, false), own_and_beyond);
+        let is_within = forgeries.is_within(now, b, false);
+        assert!(is_within, "others are not to blame");
         assert!(forgeries.may_check(now, a, true), "nor is a station there");
-        let later = now.plus_nanos(50_000_000);
-        assert!(forgeries.may_check(later, a, false));
+        // Beyond its own there is a chance for whoever shares the address, and a bound.
+        let later = now.plus_nanos(20_000_000);
+        assert_eq!(checked(&mut forgeries, later, a, false), 20);
         // Invented addresses have one budget together, and only so much memory.
-        for i in 10..5_000_u32 {
-            if forgeries.may_check(now, of(i), false) {
-                forgeries.found(now, of(i), false);
-            }
-        }
-        assert!(!forgeries.may_check(now, b, false) && forgeries.abroad.len() <= ADDRESSES_MAX);
-        assert!(forgeries.may_check(now, b, true));
-        while forgeries.may_check(now, b, true) {
-            forgeries.found(now, b, true);
-        }
-        assert!(forgeries.may_check(now, a, true), "each station for itself");
+        let of_all: u64 = (10..5_000_u32)
+            .map(|i| checked(&mut forgeries, later, of(i), false))
+            .sum();
+        assert!(of_all <= ABROAD.1, "{of_all}");
+        assert!(!forgeries.may_check(later, b, false) && forgeries.abroad.len() <= ADDRESSES_MAX);
+        assert!(forgeries.may_check(later, b, true));
+        assert_eq!(checked(&mut forgeries, later, b, true), AT_HOME.1);
+        assert!(
+            forgeries.may_check(later, a, true),
+            "each station for itself"
+        );
+        // Nor are stations that were invented, on as many ports, without a bound together.
+        let at_home: u64 = (0..3_072_u32)
+            .map(|i| {
+                let from = of(1 << 24 | i);
+                forgeries.found(later, from, true);
+                u64::from(forgeries.may_check(later, from, true))
+            })
+            .sum();
+        assert!(at_home < 2 * ADDRESSES_MAX as u64, "{at_home}");
+        assert!(forgeries.at_home.len() <= ADDRESSES_MAX);
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::wire::{
     StreamId,
 };
 
-use budget::{Enrolments, Forgeries, Signatures, may_sign, signed};
+use budget::{Enrolments, Forgeries, Signatures, begins, may_sign, signed};
 use peers::{Peer, TRAINS_MAX};
 use proof::{GRANTED_BYTES_MAX, KEYED_BYTES_MAX, Proof, TrainProof};
 use train::{Checked, Claim, NODE_BYTES, TRAIN_LEN_MAX, Tree};
@@ -349,14 +349,7 @@ impl Guard {
             self.permit(&header, &message, &found, wall_s)?;
         }
         self.enter(now, from, &header, &found)?;
-        match first {
-            Some(Message::Report(report)) if report.is_receipt && report.source == self.source => {
-                self.receipts.keep(header.source, report.stream, &opened);
-            }
-            Some(Message::AddressCheck(check)) => self.answer(from, header.source, check),
-            Some(Message::AddressEcho(check)) => self.heed_echo(from, header.source, check)?,
-            _ => {}
-        }
+        self.heed(now, from, &decoded, &opened)?;
         if header.number >= OWN_NUMBERS {
             return Ok(None);
         }
@@ -365,6 +358,31 @@ impl Guard {
             datagram: opened.slice(..plain),
             standing,
         }))
+    }
+
+    /// Acts on what is for the guard: receipts, and where somebody is.
+    fn heed(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        decoded: &wire::Datagram<'_>,
+        opened: &Bytes,
+    ) -> Result<(), Discard> {
+        let mut messages = decoded.messages();
+        let (header, first) = (&decoded.header, messages.next());
+        match first {
+            Some(Message::Report(report))
+                if report.is_receipt
+                    && (report.source, report.session) == (self.source, self.session)
+                    && messages.next().is_none() =>
+            {
+                self.receipts.keep(header.source, report.stream, opened);
+            }
+            Some(Message::AddressCheck(check)) => self.answer(now, from, header.source, check),
+            Some(Message::AddressEcho(check)) => self.heed_echo(from, header.source, check)?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Decrypts a datagram into memory of its own.
@@ -472,7 +490,7 @@ impl Guard {
         proof: &TrainProof<'_>,
         claim: &Claim<'_>,
     ) -> Result<Found, Discard> {
-        let key = self.key_of(now, header.source, proof.key.as_ref())?;
+        let key = self.key_of(now, from, header.source, proof.key.as_ref())?;
         self.check_time(now, header, &key, proof.time_ms)?;
         let found = Found {
             key,
@@ -508,10 +526,10 @@ impl Guard {
             self.forgeries.found(now, from, is_at_home);
             return Err(Discard::Forged);
         }
-        self.remember(now, from, header, &found)?;
         if let Some(peer) = self.peers.get_mut(&header.source) {
             signed(&mut peer.signatures, now);
         }
+        self.remember(now, from, header, &found)?;
         self.keep_train(header.source, claim, root, proof.signature, key);
         Ok(found)
     }
@@ -553,7 +571,7 @@ impl Guard {
         mark: &[u8; TAG_BYTES],
         digest: &[u8; 32],
     ) -> Result<Found, Discard> {
-        let key = self.key_of(now, header.source, Some(key))?;
+        let key = self.key_of(now, from, header.source, Some(key))?;
         self.check_time(now, header, &key, time_ms)?;
         let found = Found {
             key,
@@ -594,6 +612,7 @@ impl Guard {
     fn key_of(
         &mut self,
         now: Timestamp,
+        from: SocketAddr,
         station: SourceId,
         shown: Option<&[u8; KEY_BYTES]>,
     ) -> Result<PublicKey, Discard> {
@@ -607,10 +626,7 @@ impl Guard {
                 let known = self.peers.get(&station).map(|peer| peer.key);
                 match known.filter(|known| granted.is_none() && known.to_bytes() == *shown) {
                     Some(known) => known,
-                    None => {
-                        let shown = PublicKey::from_bytes(shown).ok_or(Discard::Forged)?;
-                        self.admit(now, station, shown, granted)?
-                    }
+                    None => self.new_key(now, from, station, shown, granted)?,
                 }
             }
         };
@@ -618,6 +634,26 @@ impl Guard {
             return Err(Discard::Ungranted);
         }
         Ok(key)
+    }
+
+    /// The key that a station shows for the first time: work, of which whoever shows what is none gets as little as of checks.
+    fn new_key(
+        &mut self,
+        now: Timestamp,
+        from: SocketAddr,
+        station: SourceId,
+        shown: &[u8; KEY_BYTES],
+        granted: Option<PublicKey>,
+    ) -> Result<PublicKey, Discard> {
+        if !self.forgeries.may_check(now, from, false) {
+            return Err(Discard::Throttled);
+        }
+        let shown = PublicKey::from_bytes(shown).ok_or(Discard::Forged);
+        let key = shown.and_then(|shown| self.admit(now, station, shown, granted));
+        if key.is_err() {
+            self.forgeries.found(now, from, false);
+        }
+        key
     }
 
     /// Whether a station may speak under a key that it has not spoken under in this life.
@@ -684,15 +720,16 @@ impl Guard {
         wall_s: u64,
     ) -> Result<(), Discard> {
         let is_signed = found.shown == Shown::Signature;
+        let grant = self.grants.get(&header.source);
+        let grant = grant.filter(|grant| grant.terms().key == found.key);
+        let granted_key = grant.ok_or(Discard::Ungranted);
         let granted = |stream: Option<StreamId>| {
             let may_be_unsigned =
                 stream.is_some_and(|stream| self.credentials.unsigned.contains(&stream.lane()));
             if !(is_signed || may_be_unsigned && found.shown == Shown::Nothing) {
                 return Err(Discard::Forged);
             }
-            let grant = self.grants.get(&header.source);
-            let grant = grant.filter(|grant| grant.terms().key == found.key);
-            let grant = grant.ok_or(Discard::Ungranted)?;
+            let grant = granted_key?;
             match stream {
                 Some(stream) => grant.permits(wall_s, stream),
                 None => grant.holds(wall_s),
@@ -702,9 +739,14 @@ impl Guard {
         let only_if = |holds| if holds { Ok(()) } else { Err(Discard::Forged) };
         let is_own = header.number >= OWN_NUMBERS;
         match message {
-            Message::AddressCheck(_) | Message::AddressEcho(_) => {
-                only_if(is_own && found.shown == Shown::Mark)
+            Message::AddressCheck(_) | Message::AddressEcho(_)
+                if !is_own || found.shown != Shown::Mark =>
+            {
+                Err(Discard::Forged)
             }
+            // Whoever publishes asks: what others ask for would go wherever they say they are.
+            Message::AddressCheck(_) => granted_key.map(drop),
+            Message::AddressEcho(_) => Ok(()),
             Message::Grant(_) => only_if(is_own && is_signed),
             _ if is_own => Err(Discard::Forged),
             Message::Data(data) => granted(Some(data.stream)),
@@ -745,19 +787,13 @@ impl Guard {
         if !self.peers.contains_key(&header.source) {
             self.make_room(now, header.source, found.key)?;
         }
-        let new = |newest_ms| Peer::new(header.session, found.key, newest_ms, now, from);
-        let peer = self.peers.entry(header.source).or_insert_with(|| new(0));
-        // What was said under another key binds nobody; what it may cost is the station's, in all its lives.
+        let new = || Peer::new(header.session, found.key, now, from);
+        let peer = self.peers.entry(header.source).or_insert_with(new);
         if peer.key != found.key || peer.session != header.session {
-            let newest_ms = if peer.key == found.key {
-                peer.newest_ms
-            } else {
-                0
-            };
-            *peer = Peer {
-                signatures: peer.signatures,
-                ..new(newest_ms)
-            };
+            if !self.grants.contains_key(&header.source) && !begins(&mut peer.lives, now) {
+                return Err(Discard::Throttled);
+            }
+            peer.begin_anew(new());
         }
         Ok(())
     }
@@ -885,12 +921,19 @@ impl Guard {
         }
     }
 
-    /// Answers whoever asks where we are: as many bytes as were asked with (R-ADDR-1).
-    fn answer(&mut self, from: SocketAddr, asker: SourceId, check: AddressCheck) {
+    /// Answers a source that asks where we are, at its own address: as many bytes as were asked with, and no more often than it
+    /// has to ask (R-ADDR-1).
+    fn answer(&mut self, now: Timestamp, from: SocketAddr, asker: SourceId, check: AddressCheck) {
+        let home = self.home(asker, from);
+        let Some(peer) = self.peers.get_mut(&asker) else {
+            return;
+        };
         if (check.station, check.session) == (self.source, self.session)
+            && now >= peer.answer_after
             && self.answers.len() < ANSWERS_MAX
         {
-            self.answers.push_back((from, Address::Echo(asker, check)));
+            peer.answer_after = now.plus_nanos(ASK_EVERY_NS / 2);
+            self.answers.push_back((home, Address::Echo(asker, check)));
         }
     }
 

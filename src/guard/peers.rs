@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) heard_there: Timestamp,
     /// What checking its signatures may cost, if it has no grant.
     pub(super) signatures: Budget,
+    /// How often it may begin anew, if it has no grant.
+    pub(super) lives: Budget,
     pub(super) seen: Window,
     /// The same of what bore no signature: those who hold the floor's key could push the other one ahead.
     pub(super) seen_unsigned: Window,
@@ -46,6 +48,8 @@ pub(super) struct Peer {
     pub(super) proved: Option<SocketAddr>,
     /// When it may be asked again.
     pub(super) ask_after: Timestamp,
+    /// When it is answered again where we are.
+    pub(super) answer_after: Timestamp,
 }
 
 /// A station that is not heard at its address for so long may have another one: more than two of a source's slowest heartbeats.
@@ -56,6 +60,19 @@ impl Peer {
     pub(super) fn was_at(&mut self, now: Timestamp, from: SocketAddr) {
         if self.from == from || now.nanos_since(self.heard_there) >= SILENT_THERE_NS {
             (self.from, self.heard_there) = (from, now);
+        }
+    }
+
+    /// It has begun another life, or has another key: nothing of the one before counts but what it may cost others.
+    pub(super) fn begin_anew(&mut self, new: Self) {
+        let before = std::mem::replace(self, new);
+        self.signatures = before.signatures;
+        self.lives = before.lives;
+        self.ask_after = before.ask_after;
+        self.answer_after = before.answer_after;
+        if self.key == before.key {
+            self.newest_ms = before.newest_ms;
+            self.pair = before.pair;
         }
     }
 
@@ -70,18 +87,18 @@ impl Peer {
     pub(super) fn new(
         session: SessionId,
         key: PublicKey,
-        newest_ms: u64,
         now: Timestamp,
         from: SocketAddr,
     ) -> Self {
         Self {
             session,
             key,
-            newest_ms,
+            newest_ms: 0,
             heard: now,
             from,
             heard_there: now,
             signatures: Budget::default(),
+            lives: Budget::default(),
             seen: Window::default(),
             seen_unsigned: Window::default(),
             seen_own: Window::default(),
@@ -91,6 +108,7 @@ impl Peer {
             pair: None,
             proved: None,
             ask_after: now,
+            answer_after: now,
         }
     }
 }

@@ -12,8 +12,12 @@ use crate::wire::{
 use super::proof::Proof;
 use super::train::{self, Claim};
 
-/// Receipts kept: of 16,384 stations one for a stream, or of fewer more. Each has some 300 bytes. Further ones are not kept.
+/// Receipts kept: of 16,384 stations one for a stream, or of fewer more. Each has some 300 bytes, a datagram at most. Further
+/// ones are not kept.
 const RECEIPTS_MAX: usize = 16_384;
+/// Of one station: more streams than one source has that a workstation listens to. So whoever says to have streams without end
+/// takes no room from others.
+const OF_STATION_MAX: usize = 32;
 
 /// What a receipt proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,20 +76,32 @@ pub fn prove(floor: FloorId, bytes: &[u8]) -> Option<Proven> {
 
 /// The last receipt of each station for each stream.
 #[derive(Debug, Default)]
-pub(super) struct Receipts(BTreeMap<(SourceId, StreamId), Bytes>);
+pub(super) struct Receipts {
+    by_station: BTreeMap<SourceId, BTreeMap<StreamId, Bytes>>,
+    len: usize,
+}
 
 impl Receipts {
     pub(super) fn keep(&mut self, station: SourceId, stream: StreamId, opened: &Bytes) {
-        let whose = (station, stream);
-        if self.0.len() < RECEIPTS_MAX || self.0.contains_key(&whose) {
-            // A copy of its own size: what was received keeps a whole slot.
-            self.0.insert(whose, Bytes::copy_from_slice(opened));
+        let is_full = self.len >= RECEIPTS_MAX;
+        let known = self.by_station.get(&station);
+        let is_new = known.is_none_or(|known| !known.contains_key(&stream));
+        if is_new && (is_full || known.is_some_and(|known| known.len() >= OF_STATION_MAX)) {
+            return;
         }
+        self.len += usize::from(is_new);
+        // A copy of its own size: what was received keeps a whole slot.
+        let kept = Bytes::copy_from_slice(opened);
+        self.by_station
+            .entry(station)
+            .or_default()
+            .insert(stream, kept);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SourceId, StreamId, &Bytes)> {
-        self.0
-            .iter()
-            .map(|(&(station, stream), bytes)| (station, stream, bytes))
+        self.by_station.iter().flat_map(|(&station, streams)| {
+            let of = move |(&stream, bytes)| (station, stream, bytes);
+            streams.iter().map(of)
+        })
     }
 }
