@@ -179,7 +179,8 @@ fn what_is_lost_can_be_got_rid_of() {
     said(&lab, &["rotate", "--lead", "2h"]);
     let lost = ids(&said(&lab, &["show"]));
     let rotated = said(&lab, &at_once);
-    assert!(rotated.iter().any(|line| line["changed"] == true));
+    let changed: Vec<_> = rotated.iter().map(|line| &line["changed"]).collect();
+    assert_eq!(changed, [false, true, true]);
     let now = ids(&rotated);
     assert_eq!(
         (lost, now),
@@ -236,6 +237,11 @@ fn keys_in_clear_are_put_under_a_passphrase() {
     assert_eq!(event(&said(&lab, &under), "grant")["changed"], false);
     let other = [&with[..], &["--source-passphrase-file", "of-root"]].concat();
     assert_refused(&keys(&lab, &other), &["sup-1.key", "not its passphrase"]);
+    // A run that was cut off between the two files goes on with the one.
+    fs::remove_file(lab.file("keys/sources/sup-1.pub")).expect("it is there");
+    assert_refused(&keys(&lab, &with), &["sup-1.key", "--source-passphrase or"]);
+    said(&lab, &under);
+    said(&lab, &with);
     let new = [
         &[
             "grant",

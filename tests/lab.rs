@@ -872,7 +872,6 @@ impl Agent {
         }
     }
 
-    /// Takes in what it has printed by now; all of its notices.
     /// Waits until it has printed nothing for `quiet`.
     fn wait_for_quiet(&mut self, quiet: Duration) {
         let deadline = Instant::now() + PATIENCE;
@@ -882,6 +881,7 @@ impl Agent {
         }
     }
 
+    /// Takes in what it has printed by now; all of its notices.
     fn drain(&mut self) -> Vec<Notice> {
         self.lines.extend(self.output.try_iter());
         self.notices()

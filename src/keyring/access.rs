@@ -386,7 +386,7 @@ impl Access {
         passphrase: Option<&Passphrase>,
     ) -> Result<(PrivateKey, Grant), Failure> {
         let key_path = self.source_path(name, "key");
-        let key = open_private(&key_path, passphrase)?
+        let key = open_private(&key_path, passphrase, super::ROOT_FLAG)?
             .ok_or_else(|| self.not_a_source(name, &key_path))?;
         let path = self.source_path(name, "grant");
         let bytes =

@@ -211,7 +211,7 @@ impl<'a> Keyring<'a> {
             self.root()?
         };
         let is_sealed_now = match &self.passphrase {
-            Some(passphrase) => put_under(&path, passphrase)?,
+            Some(passphrase) => put_under(&path, passphrase, ROOT_FLAG)?,
             None => false,
         };
         let public = self.folder.join("root.pub");
@@ -229,8 +229,8 @@ impl<'a> Keyring<'a> {
         let mut is_changed = is_new || is_sealed_now;
         let group_keys = self.stored_group_keys(&root.public())?;
         if self.stored_revocations(&root.public())?.is_none() {
-            // The list is made before the group keys, so a folder that has these had one.
-            if group_keys.is_some() {
+            // The list is made before the group keys and the first grant, so a folder that has any of these had one.
+            if group_keys.is_some() || !is_new && !self.grants()?.is_empty() {
                 return Err(Failure::Usage(format!(
                     "{} is gone, and an empty one would let revoked keys count again; put it back from the share or from what was kept, or begin in an empty folder",
                     self.revoked_path().display()
@@ -246,7 +246,7 @@ impl<'a> Keyring<'a> {
             is_changed = true;
         }
         self.print_floor(&root.public(), is_changed)?;
-        self.print_group_keys(&root.public(), false)?;
+        self.print_group_keys(&root.public(), None)?;
         self.end()
     }
 
@@ -265,26 +265,33 @@ impl<'a> Keyring<'a> {
                 options.name
             )));
         }
+        let path = self.source_path(&options.name, "grant");
+        let before = match files::read(&path, Kind::Grant)? {
+            Some(bytes) => Grant::open(&bytes, &root.public(), self.floor.id).ok(),
+            None => None,
+        };
         let terms = GrantTerms {
             name: options.name.clone(),
             key,
             groups: options.groups.clone(),
             lanes: options.lanes.clone(),
             statuses: options.statuses.clone(),
-            not_before: self.now,
+            not_before: self.later_than(before.as_ref())?,
             not_after: self.now.saturating_add(options.period.as_secs()),
-        };
-        let path = self.source_path(&options.name, "grant");
-        let before = match files::read(&path, Kind::Grant)? {
-            Some(bytes) => Grant::open(&bytes, &root.public(), self.floor.id).ok(),
-            None => None,
         };
         let is_sealed_now = match (&options.passphrase, &made) {
             (Some(passphrase), None) => {
-                put_under(&self.source_path(&options.name, "key"), passphrase)?
+                let key = self.source_path(&options.name, "key");
+                put_under(&key, passphrase, SOURCE_FLAG)?
             }
             _ => false,
         };
+        let public = self.source_path(&options.name, "pub");
+        let is_public_missing = options.key.is_none() && read_public(&public)?.is_none();
+        if made.is_none() && is_public_missing {
+            // An earlier run was cut off between the two.
+            files::replace(&public, Kind::PublicKey, &key.to_bytes())?;
+        }
         if let Some(before) = &before
             && is_as_good(before.terms(), &terms, self.now)
         {
@@ -305,7 +312,6 @@ impl<'a> Keyring<'a> {
                 Kind::PrivateKey,
                 &file,
             )?;
-            let public = self.source_path(&options.name, "pub");
             files::replace(&public, Kind::PublicKey, &key.to_bytes())?;
         }
         if let Some(before) = before.filter(|before| before.terms().key != key) {
@@ -364,19 +370,17 @@ impl<'a> Keyring<'a> {
             lead_s: lead.as_secs(),
             overlap_s: overlap.as_secs(),
         };
-        let is_changed =
-            match keys.rotated(&root, self.floor.id, self.now, rotation, [draw()?, draw()?]) {
-                Ok(rotated) => {
-                    // What could not be read again would leave the floor without keys.
-                    GroupKeys::open(rotated.to_bytes(), &root.public(), self.floor.id)
-                        .map_err(|error| unsound(&self.group_keys_path(), &error))?;
-                    files::replace(&self.group_keys_path(), Kind::GroupKeys, rotated.to_bytes())?;
-                    true
-                }
-                Err(RotationError::Done { .. }) => false,
-                Err(error @ RotationError::Full) => return Err(Failure::Failed(error.to_string())),
-            };
-        self.print_group_keys(&root.public(), is_changed)?;
+        match keys.rotated(&root, self.floor.id, self.now, rotation, [draw()?, draw()?]) {
+            Ok(rotated) => {
+                // What could not be read again would leave the floor without keys.
+                GroupKeys::open(rotated.to_bytes(), &root.public(), self.floor.id)
+                    .map_err(|error| unsound(&self.group_keys_path(), &error))?;
+                files::replace(&self.group_keys_path(), Kind::GroupKeys, rotated.to_bytes())?;
+            }
+            Err(RotationError::Done { .. }) => {}
+            Err(error @ RotationError::Full) => return Err(Failure::Failed(error.to_string())),
+        }
+        self.print_group_keys(&root.public(), Some(&keys))?;
         self.end()
     }
 
@@ -388,7 +392,7 @@ impl<'a> Keyring<'a> {
         let path = self.folder.join("root.pub");
         let root = read_public(&path)?.ok_or_else(|| missing(&path))?;
         self.print_floor(&root, false)?;
-        self.print_group_keys(&root, false)?;
+        self.print_group_keys(&root, None)?;
         let list = self.revocations(&root)?;
         for path in self.grants()? {
             let bytes = files::read(&path, Kind::Grant)?.ok_or_else(|| missing(&path))?;
@@ -398,6 +402,21 @@ impl<'a> Keyring<'a> {
         }
         self.print_revocations(&list, false)?;
         self.end()
+    }
+
+    /// When a grant begins that takes the place of `before`: later, since of two the later one counts.
+    fn later_than(&self, before: Option<&Grant>) -> Result<u64, Failure> {
+        /// A clock that is further back than clocks may be apart is wrong.
+        const BACK_MAX_S: u64 = 300;
+        let before = before.map_or(0, |before| before.terms().not_before);
+        if before > self.now.saturating_add(BACK_MAX_S) {
+            return Err(Failure::Usage(format!(
+                "the grant that there is begins at {}, and this machine's clock shows {}; set the clock, as of two grants the later one counts",
+                moment(before),
+                moment(self.now)
+            )));
+        }
+        Ok(self.now.max(before.saturating_add(1)))
     }
 
     fn group_keys_path(&self) -> PathBuf {
@@ -439,7 +458,7 @@ impl<'a> Keyring<'a> {
 
     fn root(&self) -> Result<PrivateKey, Failure> {
         let path = self.folder.join("root.key");
-        open_private(&path, self.passphrase.as_ref())?.ok_or_else(|| missing(&path))
+        open_private(&path, self.passphrase.as_ref(), ROOT_FLAG)?.ok_or_else(|| missing(&path))
     }
 
     fn stored_group_keys(&self, root: &PublicKey) -> Result<Option<GroupKeys>, Failure> {
@@ -476,7 +495,7 @@ impl<'a> Keyring<'a> {
         }
         // An earlier run may have been cut off between the two.
         let path = self.source_path(&options.name, "key");
-        if let Some(key) = open_private(&path, None)? {
+        if let Some(key) = open_private(&path, options.passphrase.as_ref(), SOURCE_FLAG)? {
             return Ok((key.public(), None));
         }
         let private = draw_key()?;
@@ -529,12 +548,16 @@ impl<'a> Keyring<'a> {
         print(&mut self.printer, &shown, &line)
     }
 
-    fn print_group_keys(&mut self, root: &PublicKey, is_changed: bool) -> Result<(), Failure> {
+    /// Prints the group keys; those that are not among the ones `before` have changed.
+    fn print_group_keys(
+        &mut self,
+        root: &PublicKey,
+        before: Option<&GroupKeys>,
+    ) -> Result<(), Failure> {
         let keys = self
             .stored_group_keys(root)?
             .ok_or_else(|| missing(&self.group_keys_path()))?;
         let sending = keys.sending(self.now).map(GroupKey::id);
-        let newest = keys.iter().last().map(GroupKey::id);
         for key in keys.iter() {
             let until = (key.not_after() != u64::MAX).then(|| moment(key.not_after()));
             let shown = GroupKeyShown {
@@ -542,7 +565,8 @@ impl<'a> Keyring<'a> {
                 id: key.id().0,
                 from: moment(key.not_before()),
                 is_sending: sending == Some(key.id()),
-                is_changed: is_changed && newest == Some(key.id()),
+                is_changed: before
+                    .is_some_and(|before| before.iter().all(|it| it.id() != key.id())),
                 until,
             };
             let line = format!(
@@ -658,7 +682,7 @@ fn allows_more(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
 /// Whether what was granted is what is wanted, and lasts as long or nearly so: nine tenths of it.
 fn is_as_good(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
     let rest = before.not_after.saturating_sub(now);
-    let period = wanted.not_after - wanted.not_before;
+    let period = wanted.not_after.saturating_sub(now);
     let of = |terms: &GrantTerms| {
         let GrantTerms {
             name,
@@ -671,7 +695,7 @@ fn is_as_good(before: &GrantTerms, wanted: &GrantTerms, now: u64) -> bool {
         (name, key.to_bytes(), groups, lanes, statuses)
     };
     of(before) == of(wanted)
-        && before.not_before <= now
+        && before.not_before <= wanted.not_before
         && (period / 10 * 9..=period).contains(&rest)
 }
 
@@ -693,8 +717,8 @@ fn file_of(
 
 /// Puts the key in a file under a passphrase, if it stands there in clear; whether it did. One that is under another
 /// passphrase is refused.
-fn put_under(path: &Path, passphrase: &Passphrase) -> Result<bool, Failure> {
-    let Some(key) = open_private(path, Some(passphrase))? else {
+fn put_under(path: &Path, passphrase: &Passphrase, flag: &str) -> Result<bool, Failure> {
+    let Some(key) = open_private(path, Some(passphrase), flag)? else {
         return Ok(false);
     };
     let in_clear = files::read(path, Kind::PrivateKey)?
@@ -705,10 +729,16 @@ fn put_under(path: &Path, passphrase: &Passphrase) -> Result<bool, Failure> {
     Ok(in_clear)
 }
 
-/// The private key in a file; `None` where there is no such file.
+/// What gives the passphrase of a key that is to be used.
+const ROOT_FLAG: &str = "--passphrase";
+/// What gives that of a source's key in the folder.
+const SOURCE_FLAG: &str = "--source-passphrase";
+
+/// The private key in a file; `None` where there is no such file. `flag` gives its passphrase.
 fn open_private(
     path: &Path,
     passphrase: Option<&Passphrase>,
+    flag: &str,
 ) -> Result<Option<PrivateKey>, Failure> {
     let Some(bytes) = files::read(path, Kind::PrivateKey)? else {
         return Ok(None);
@@ -716,11 +746,11 @@ fn open_private(
     let passphrase = passphrase.map(|it| it.as_slice());
     let key = PrivateKey::from_file_bytes(&bytes, passphrase).map_err(|error| {
         let todo = match error {
-            SealError::NeedsPassphrase => "; give --passphrase or --passphrase-file",
-            SealError::WrongPassphrase => "; try again",
-            _ => "; take it from where it is kept",
+            SealError::NeedsPassphrase => format!("give {flag} or {flag}-file"),
+            SealError::WrongPassphrase => "try again".to_owned(),
+            _ => "take it from where it is kept".to_owned(),
         };
-        Failure::Usage(format!("{}: {error}{todo}", path.display()))
+        Failure::Usage(format!("{}: {error}; {todo}", path.display()))
     })?;
     Ok(Some(key))
 }

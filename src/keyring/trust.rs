@@ -117,7 +117,7 @@ impl Place {
     pub fn station_key(&self, name: &str) -> Result<(PrivateKey, bool), Failure> {
         let _lock = self.lock()?;
         let path = self.station_path(name);
-        if let Some(key) = open_private(&path, None)? {
+        if let Some(key) = open_private(&path, None, super::ROOT_FLAG)? {
             return Ok((key, false));
         }
         files::make_folder(&self.file("stations"))?;

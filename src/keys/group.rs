@@ -162,20 +162,19 @@ impl GroupKeys {
         if let Some(to_come) = to_come {
             added.push(next(later_secret, to_come.saturating_add(1)));
         }
-        // What has ended counts on for clocks that are behind; where many rotations follow each other, it makes room.
-        while keys.len() + added.len() > KEYS_MAX {
-            let has_ended = keys.first().is_some_and(|oldest| oldest.not_after <= now);
-            if !has_ended {
-                return Err(RotationError::Full);
-            }
-            keys.remove(0);
-        }
         for key in added {
             let end = key.not_before.saturating_add(rotation.overlap_s);
             for before in &mut keys {
                 before.not_after = before.not_after.min(end);
             }
             keys.push(key);
+        }
+        // What ends now counts on for clocks that are behind; where many rotations follow each other, it makes room.
+        while keys.len() > KEYS_MAX {
+            if keys[0].not_after > now.saturating_add(1) {
+                return Err(RotationError::Full);
+            }
+            keys.remove(0);
         }
         Ok(Self::signed(root, floor, keys))
     }

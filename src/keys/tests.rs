@@ -231,6 +231,17 @@ fn group_keys_are_few() {
         keys = rotate(&keys, NOW + at).unwrap();
     }
     assert_eq!(rotate(&keys, NOW + 8), Err(RotationError::Full));
+    // At once is possible whatever there is.
+    let at_once = Rotation {
+        lead_s: 0,
+        overlap_s: 0,
+    };
+    for now in [NOW + 7, NOW + 8] {
+        let secrets = [[9; KEY_BYTES]; 2];
+        let after = keys.rotated(&root(), FLOOR, now, at_once, secrets).unwrap();
+        assert_eq!(after.sending(now + 1).unwrap().secret()[0], 9);
+        assert!(GroupKeys::open(after.to_bytes(), &root().public(), FLOOR).is_ok());
+    }
     assert!(rotate(&keys, NOW + 2 * DAY).is_ok());
 }
 
