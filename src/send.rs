@@ -364,6 +364,10 @@ impl<'a> Send<'a> {
         let Some(proofs) = self.proofs.take() else {
             return Ok(());
         };
+        let left_out = station.guard().map_or(0, |guard| guard.receipts_left_out());
+        if left_out > 0 {
+            tracing::warn!("{left_out} receipts were not kept, for want of room");
+        }
         let receipts: Vec<_> = station
             .guard()
             .map(|guard| {

@@ -35,6 +35,8 @@ pub(super) struct Forgeries {
     /// All that is abroad, together.
     all_abroad: Budget,
     at_home: BTreeMap<SocketAddr, Budget>,
+    /// And all that is at home.
+    all_at_home: Budget,
     /// What is over any of these.
     beyond: Budget,
 }
@@ -49,6 +51,8 @@ const ABROAD: (u64, u64) = (1_000_000, 1_000);
 /// The same of the address and port that a station was heard from: another twentieth, since whoever can borrow that address
 /// could else silence the station.
 const AT_HOME: (u64, u64) = (1_000_000, 1_000);
+/// And of all those together: two twentieths.
+const ALL_AT_HOME: (u64, u64) = (500_000, 2_000);
 /// And of what is over any of these: whoever borrows an address spends what is its, and its owner then still has its chance
 /// among the false ones, one in so many, however few the address has of its own.
 const BEYOND: (u64, u64) = (1_000_000, 100);
@@ -62,6 +66,7 @@ impl Forgeries {
     fn is_within(&self, now: Timestamp, from: SocketAddr, is_at_home: bool) -> bool {
         if is_at_home {
             is_ready(&self.at_home, &from, now, AT_HOME)
+                && self.all_at_home.is_ready(now, ALL_AT_HOME)
         } else {
             is_ready(&self.abroad, &from.ip(), now, OF_ADDRESS)
                 && self.all_abroad.is_ready(now, ABROAD)
@@ -73,6 +78,7 @@ impl Forgeries {
         let is_within = self.is_within(now, from, is_at_home);
         let is_charged = is_within
             && if is_at_home {
+                self.all_at_home.spend(now, ALL_AT_HOME.0);
                 charge(&mut self.at_home, from, now, AT_HOME.0)
             } else {
                 // What has no room of its own still counts among all.
@@ -145,10 +151,13 @@ pub(super) fn signed(budget: &mut Budget, now: Timestamp) {
 pub(super) struct Enrolments {
     met: Budget,
     told: Budget,
+    refused: Budget,
 }
 
 /// A floor of 8,192 may speak up at once, as it does to a source that starts; then 100 a second: faster than people log in.
 const MEETINGS: (u64, u64) = (10_000_000, 8_192);
+/// Keys that are looked at and turn out to be none, or another's: a hundredth of a core.
+const REFUSALS: (u64, u64) = (1_000_000, 1_000);
 /// Refused keys told to the owner: one a second after ten.
 const TELLINGS: (u64, u64) = (1_000_000_000, 10);
 
@@ -161,6 +170,16 @@ impl Enrolments {
     /// Whether one more is met now.
     pub(super) fn meet(&mut self, now: Timestamp) -> bool {
         take(&mut self.met, now, MEETINGS)
+    }
+
+    /// Whether a key that nobody has shown before is looked at now.
+    pub(super) fn may_look(&self, now: Timestamp) -> bool {
+        self.refused.is_ready(now, REFUSALS)
+    }
+
+    /// It was refused.
+    pub(super) fn refused(&mut self, now: Timestamp) {
+        self.refused.spend(now, REFUSALS.0);
     }
 
     /// Whether one more refusal is told now.
@@ -241,13 +260,9 @@ mod tests {
         );
         // Nor are stations that were invented, on as many ports, without a bound together.
         let at_home: u64 = (0..3_072_u32)
-            .map(|i| {
-                let from = of(1 << 24 | i);
-                forgeries.found(later, from, true);
-                u64::from(forgeries.may_check(later, from, true))
-            })
+            .map(|i| checked(&mut forgeries, later, of(1 << 24 | i), true))
             .sum();
-        assert!(at_home < 2 * ADDRESSES_MAX as u64, "{at_home}");
+        assert!(at_home <= ALL_AT_HOME.1, "{at_home}");
         assert!(forgeries.at_home.len() <= ADDRESSES_MAX);
     }
 

@@ -295,6 +295,11 @@ impl Guard {
         self.receipts.iter()
     }
 
+    /// Receipts that came and are not among them, for want of room.
+    pub const fn receipts_left_out(&self) -> u64 {
+        self.receipts.left_out()
+    }
+
     /// Opens a datagram; `None` when it was for the guard alone.
     ///
     /// # Errors
@@ -349,7 +354,7 @@ impl Guard {
             self.permit(&header, &message, &found, wall_s)?;
         }
         self.enter(now, from, &header, &found)?;
-        self.heed(now, from, &decoded, &opened)?;
+        self.heed(now, from, found.time_ms, &decoded, &opened)?;
         if header.number >= OWN_NUMBERS {
             return Ok(None);
         }
@@ -365,6 +370,7 @@ impl Guard {
         &mut self,
         now: Timestamp,
         from: SocketAddr,
+        time_ms: u64,
         decoded: &wire::Datagram<'_>,
         opened: &Bytes,
     ) -> Result<(), Discard> {
@@ -376,7 +382,13 @@ impl Guard {
                     && (report.source, report.session) == (self.source, self.session)
                     && messages.next().is_none() =>
             {
-                self.receipts.keep(header.source, report.stream, opened);
+                let is_vouched = |station: &SourceId| {
+                    self.grants.contains_key(station)
+                        || self.credentials.enrolment.known.contains_key(station)
+                };
+                let made = (time_ms, report.through);
+                let whose = (header.source, report.stream);
+                self.receipts.keep(whose, made, opened, is_vouched);
             }
             Some(Message::AddressCheck(check)) => self.answer(now, from, header.source, check),
             Some(Message::AddressEcho(check)) => self.heed_echo(from, header.source, check)?,
@@ -447,7 +459,7 @@ impl Guard {
         let age = |grant: &Grant| (grant.terms().not_before, grant.terms().not_after);
         if grant.source() != header.source
             || self.credentials.revoked.contains(&grant.terms().key)
-            || known.is_some_and(|known| age(known) > age(&grant))
+            || known.is_some_and(|known| age(known) >= age(&grant))
         {
             // True, and of no use: as much work as a false one, and anybody can have it.
             self.forgeries.found(now, from, false);
@@ -490,7 +502,7 @@ impl Guard {
         proof: &TrainProof<'_>,
         claim: &Claim<'_>,
     ) -> Result<Found, Discard> {
-        let key = self.key_of(now, from, header.source, proof.key.as_ref())?;
+        let key = self.key_of(now, header.source, proof.key.as_ref())?;
         self.check_time(now, header, &key, proof.time_ms)?;
         let found = Found {
             key,
@@ -571,7 +583,7 @@ impl Guard {
         mark: &[u8; TAG_BYTES],
         digest: &[u8; 32],
     ) -> Result<Found, Discard> {
-        let key = self.key_of(now, from, header.source, Some(key))?;
+        let key = self.key_of(now, header.source, Some(key))?;
         self.check_time(now, header, &key, time_ms)?;
         let found = Found {
             key,
@@ -600,6 +612,8 @@ impl Guard {
         }
         let pair = PairKey::new(&self.credentials.key, &key, self.floor);
         if is_same(&pair) {
+            // It is met before what it says is looked at, or what may not be said would cost an agreement each time.
+            self.remember(now, from, header, &found)?;
             Ok(found)
         } else {
             self.forgeries.found(now, from, false);
@@ -612,7 +626,6 @@ impl Guard {
     fn key_of(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
         station: SourceId,
         shown: Option<&[u8; KEY_BYTES]>,
     ) -> Result<PublicKey, Discard> {
@@ -626,7 +639,7 @@ impl Guard {
                 let known = self.peers.get(&station).map(|peer| peer.key);
                 match known.filter(|known| granted.is_none() && known.to_bytes() == *shown) {
                     Some(known) => known,
-                    None => self.new_key(now, from, station, shown, granted)?,
+                    None => self.new_key(now, station, shown, granted)?,
                 }
             }
         };
@@ -636,22 +649,26 @@ impl Guard {
         Ok(key)
     }
 
-    /// The key that a station shows for the first time: work, of which whoever shows what is none gets as little as of checks.
+    /// The key that a station shows for the first time: work, of which there is a bound for those that are refused.
     fn new_key(
         &mut self,
         now: Timestamp,
-        from: SocketAddr,
         station: SourceId,
         shown: &[u8; KEY_BYTES],
         granted: Option<PublicKey>,
     ) -> Result<PublicKey, Discard> {
-        if !self.forgeries.may_check(now, from, false) {
+        if !self.enrolments.may_look(now) {
             return Err(Discard::Throttled);
         }
         let shown = PublicKey::from_bytes(shown).ok_or(Discard::Forged);
-        let key = shown.and_then(|shown| self.admit(now, station, shown, granted));
+        let key = shown.and_then(|shown| {
+            if self.credentials.revoked.contains(&shown) {
+                return Err(Discard::Ungranted);
+            }
+            self.admit(now, station, shown, granted)
+        });
         if key.is_err() {
-            self.forgeries.found(now, from, false);
+            self.enrolments.refused(now);
         }
         key
     }
@@ -814,6 +831,10 @@ impl Guard {
         if !is_welcome && !self.enrolments.meet(now) {
             return Err(Discard::Throttled);
         }
+        let is_first_used = is_welcome || self.first_used.contains_key(&station);
+        if !is_first_used && self.first_used.len() >= ENROLLED_MAX {
+            return Err(Discard::Sources);
+        }
         if self.peers.len() >= PEERS_MAX {
             let long_ago = 2 * CLOCKS_APART_MS * 1_000_000;
             let strangers = self.peers.iter().filter(|(id, _)| !is_vouched(id));
@@ -823,10 +844,7 @@ impl Guard {
             let leaves = leaves.map(|(&id, _)| id).ok_or(Discard::Sources)?;
             self.peers.remove(&leaves);
         }
-        if !is_welcome && !self.first_used.contains_key(&station) {
-            if self.first_used.len() >= ENROLLED_MAX {
-                return Err(Discard::Sources);
-            }
+        if !is_first_used {
             self.first_used.insert(station, key);
             self.met.push_back(Met {
                 station,

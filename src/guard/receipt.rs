@@ -77,31 +77,67 @@ pub fn prove(floor: FloorId, bytes: &[u8]) -> Option<Proven> {
 /// The last receipt of each station for each stream.
 #[derive(Debug, Default)]
 pub(super) struct Receipts {
-    by_station: BTreeMap<SourceId, BTreeMap<StreamId, Bytes>>,
+    by_station: BTreeMap<SourceId, BTreeMap<StreamId, Kept>>,
     len: usize,
+    left_out: u64,
 }
 
+/// When a receipt was made, how far it goes, and itself.
+type Kept = ((u64, SeqNo), Bytes);
+
 impl Receipts {
-    pub(super) fn keep(&mut self, station: SourceId, stream: StreamId, opened: &Bytes) {
-        let is_full = self.len >= RECEIPTS_MAX;
+    /// Keeps a receipt of `station` for `stream`, unless a later one is kept. Where there is no room, those who are vouched for take
+    /// that of strangers.
+    pub(super) fn keep(
+        &mut self,
+        (station, stream): (SourceId, StreamId),
+        made: (u64, SeqNo),
+        opened: &Bytes,
+        is_vouched: impl Fn(&SourceId) -> bool,
+    ) {
         let known = self.by_station.get(&station);
-        let is_new = known.is_none_or(|known| !known.contains_key(&stream));
-        if is_new && (is_full || known.is_some_and(|known| known.len() >= OF_STATION_MAX)) {
+        let kept = known.and_then(|known| known.get(&stream));
+        if kept.is_some_and(|(before, _)| *before > made) {
             return;
         }
-        self.len += usize::from(is_new);
+        if kept.is_none() {
+            let has_many = known.is_some_and(|known| known.len() >= OF_STATION_MAX);
+            if has_many || self.len >= RECEIPTS_MAX && !self.make_room(&station, is_vouched) {
+                self.left_out += 1;
+                return;
+            }
+            self.len += 1;
+        }
         // A copy of its own size: what was received keeps a whole slot.
-        let kept = Bytes::copy_from_slice(opened);
-        self.by_station
-            .entry(station)
-            .or_default()
-            .insert(stream, kept);
+        let kept = (made, Bytes::copy_from_slice(opened));
+        let of_station = self.by_station.entry(station).or_default();
+        of_station.insert(stream, kept);
+    }
+
+    fn make_room(&mut self, station: &SourceId, is_vouched: impl Fn(&SourceId) -> bool) -> bool {
+        if !is_vouched(station) {
+            return false;
+        }
+        let stranger = self.by_station.keys().find(|other| !is_vouched(other));
+        let Some(stranger) = stranger.copied() else {
+            return false;
+        };
+        let gone = self.by_station.remove(&stranger);
+        let gone = gone.map_or(0, |gone| gone.len());
+        self.len -= gone;
+        self.left_out += gone as u64;
+        true
+    }
+
+    /// How many were not kept, or no longer.
+    pub(super) const fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SourceId, StreamId, &Bytes)> {
         self.by_station.iter().flat_map(|(&station, streams)| {
-            let of = move |(&stream, bytes)| (station, stream, bytes);
-            streams.iter().map(of)
+            let streams = streams.iter();
+            streams.map(move |(&stream, (_, bytes))| (station, stream, bytes))
         })
     }
 }

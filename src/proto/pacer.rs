@@ -34,12 +34,7 @@ impl Bucket {
         Timestamp::from_nanos(self.full_at.as_nanos().saturating_sub(self.burst_ns))
     }
 
-    /// Whether three quarters of the burst are left: what then goes out keeps nobody waiting.
-    pub(super) fn has_spare(&self, now: Timestamp) -> bool {
-        self.spare_at() <= now
-    }
-
-    /// When that is so.
+    /// When three quarters of the burst are left: what then goes out keeps nobody waiting.
     pub(super) fn spare_at(&self) -> Timestamp {
         Timestamp::from_nanos(self.full_at.as_nanos().saturating_sub(self.burst_ns / 4))
     }
@@ -114,6 +109,6 @@ mod tests {
         }
         let later = now.plus_nanos(20_000_000);
         bucket.set_rate(later, rate(500_000));
-        assert!(bucket.has_spare(later), "nothing is owed any more");
+        assert!(bucket.spare_at() <= later, "nothing is owed any more");
     }
 }

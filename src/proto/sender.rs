@@ -15,7 +15,7 @@ use crate::wire::{
 mod outgoing;
 
 use super::blame::{Asked, Blame, Losses};
-use super::config::{Config, Rate};
+use super::config::{Config, Rate, Seal};
 use super::flow::{PaceChange, Pacing};
 use super::grtt::Grtt;
 use super::ledger::{Ledger, Told, Verdict};
@@ -75,6 +75,11 @@ pub(super) struct Sender {
     tuning: Tuning,
     pacing: Pacing,
     repair: Bucket,
+    /// What goes out is sealed, and a signature serves what goes out together: then what stands back goes a few datagrams at a
+    /// time, or single ones of it would leave others' no signatures (R-TRAIN-5).
+    gathers_last: bool,
+    /// When the next few of them may go.
+    last_due: Timestamp,
     copies: Copies,
     grtt: Grtt,
     ledger: Ledger,
@@ -145,6 +150,8 @@ impl Sender {
             tuning: config.tuning,
             pacing: Pacing::new(config),
             repair: Bucket::new(config.repair_rate, BURST_BYTES),
+            gathers_last: matches!(config.seal, Seal::Later { .. }),
+            last_due: Timestamp::ZERO,
             copies: Copies::new(config.data_rate),
             grtt: Grtt::new(),
             ledger: Ledger::new(config.repair_rate),
@@ -562,10 +569,15 @@ impl Sender {
                 due = due.min(at.max(self.repair.ready_at()));
             }
             if publication.has_alone() {
-                due = due.min(self.repair.spare_at());
+                due = due.min(self.last_at());
             }
         }
         due
+    }
+
+    /// When repairs that stand back may go out.
+    fn last_at(&self) -> Timestamp {
+        self.repair.spare_at().max(self.last_due)
     }
 
     /// Does what time has brought: deadlines, losses that are over, and who has fallen behind.

@@ -8,7 +8,7 @@ use crate::proto::Stats;
 use crate::proto::output::Output;
 use crate::proto::publication::{Publication, Tail, Turn};
 use crate::proto::transmit::{Destination, Identity, TransmitBatch};
-use crate::proto::tuning::{COPY_BYTES_MAX, SCOUTS_TELL_NS};
+use crate::proto::tuning::{COPY_BYTES_MAX, LAST_EVERY_NS, LAST_LEN, SCOUTS_TELL_NS};
 
 impl Sender {
     /// Writes what is due until the batch is full: repairs and new data, each within its own budget, so neither keeps
@@ -36,13 +36,7 @@ impl Sender {
                 }))
         {}
         while batch.has_room() && self.write_data(now, identity, batch, stats) {}
-        while batch.has_room()
-            && self.repair.has_spare(now)
-            && Lane::ALL.into_iter().any(|lane| {
-                self.write_repairs(now, Turn::Last, lane, identity, batch, stats)
-                    || self.write_parity(now, Turn::Last, lane, identity, batch, stats)
-            })
-        {}
+        self.write_last(now, identity, batch, stats);
         while batch.has_room()
             && let Some((to, pace)) = self.pace_told.pop_front()
         {
@@ -51,6 +45,35 @@ impl Sender {
             });
         }
         while batch.has_room() && self.write_heartbeats(now, identity, batch, stats) {}
+    }
+
+    /// What stands back, from what all others have left.
+    fn write_last(
+        &mut self,
+        now: Timestamp,
+        identity: &mut Identity,
+        batch: &mut TransmitBatch,
+        stats: &mut Stats,
+    ) {
+        let mut left = if self.gathers_last {
+            LAST_LEN
+        } else {
+            usize::MAX
+        };
+        let all = left;
+        while left > 0
+            && batch.has_room()
+            && self.last_at() <= now
+            && Lane::ALL.into_iter().any(|lane| {
+                self.write_repairs(now, Turn::Last, lane, identity, batch, stats)
+                    || self.write_parity(now, Turn::Last, lane, identity, batch, stats)
+            })
+        {
+            left -= 1;
+        }
+        if self.gathers_last && left < all {
+            self.last_due = now.plus_nanos(LAST_EVERY_NS);
+        }
     }
 
     /// One datagram of repairs for one destination.
