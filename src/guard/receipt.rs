@@ -141,3 +141,44 @@ impl Receipts {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{GroupId, Lane};
+
+    /// Goal: the last receipt is the one that was made last; who invents streams or stations takes nobody's room, and what is not
+    /// kept is counted. Method: an older one after a newer one; one station of many streams; strangers until nothing fits,
+    /// then one of them more and one that is vouched for.
+    #[test]
+    fn the_last_of_each_is_kept_and_strangers_make_room() {
+        let stream = StreamId::new(GroupId::of("all"), Lane::Routine);
+        let is_vouched = |station: &SourceId| station.0 >= 1 << 32;
+        let mut receipts = Receipts::default();
+        let mut keep = |station, stream, made, text: &'static [u8]| {
+            let whose = (SourceId(station), stream);
+            let made = (made, SeqNo(made));
+            receipts.keep(whose, made, &Bytes::from_static(text), is_vouched);
+            (receipts.len, receipts.left_out)
+        };
+        keep(1, stream, 9, b"later");
+        assert_eq!(keep(1, stream, 5, b"earlier"), (1, 0));
+        let invented = |index: u32| StreamId::new(GroupId(index), Lane::Bulk);
+        for index in 0..100 {
+            keep(2, invented(index), 1, b"many");
+        }
+        assert_eq!(keep(2, invented(5), 2, b"again"), (33, 68));
+        for station in 3..20_000 {
+            keep(station, stream, 1, b"stranger");
+        }
+        let (len, left_out) = keep(30_000, stream, 1, b"no room");
+        assert_eq!(len, RECEIPTS_MAX);
+        assert_eq!(
+            keep(1 << 32, stream, 1, b"listed"),
+            (RECEIPTS_MAX, left_out + 1)
+        );
+        let kept: Vec<_> = receipts.iter().map(|(_, _, bytes)| &bytes[..]).collect();
+        assert!(kept.contains(&&b"listed"[..]) && !kept.contains(&&b"earlier"[..]));
+        assert_eq!(kept.len(), RECEIPTS_MAX);
+    }
+}

@@ -706,6 +706,9 @@ fn questions_about_addresses_are_answered_to_sources_and_seldom() {
             batch.clear();
         }
     }
+    let ws_9 = SourceId::of(floor(), "ws-9");
+    let is_met = agent.guard().unwrap().peers.contains_key(&ws_9);
+    assert!(is_met, "or a key is agreed with it for each of its words");
     let answered = echoes
         .iter()
         .filter(|to| **to == Destination::Unicast(at(7)));
@@ -807,4 +810,32 @@ fn nobody_signs_a_receipt_for_another() {
 
 fn source_id() -> SourceId {
     SourceId::of(floor(), "sup-1")
+}
+
+/// Goal: of two grants of a source the later one counts, in any order, and of two that begin at once the first: a wider one does not
+/// come back.
+#[test]
+fn the_later_grant_counts() {
+    let (mut agent, _) = bare("ws-1", keys().workstation("ws-1"));
+    let (_, header) = bare("sup-1", keys().source("sup-1", &[]));
+    let grant = |later: u64, groups: &[GroupId]| {
+        let terms = keys().terms("sup-1", &[]);
+        let terms = GrantTerms {
+            groups: groups.iter().copied().collect(),
+            not_before: terms.not_before + later,
+            ..terms
+        };
+        Grant::sign(keys().root(), floor(), terms).unwrap()
+    };
+    let (wide, narrow, later) = (grant(0, &[]), grant(0, &[all()]), grant(1, &[all()]));
+    let mut give = |grant: &Grant| {
+        let taken = agent.take_grant(now(), at(7), &header, grant.to_bytes());
+        taken.map(|()| agent.grants[&header.source].terms().groups.len())
+    };
+    assert_eq!(give(&narrow), Ok(1));
+    assert_eq!(give(&wide), Err(Discard::Ungranted));
+    assert_eq!(give(&later), Ok(1));
+    for older in [&wide, &narrow] {
+        assert_eq!(give(older), Err(Discard::Ungranted));
+    }
 }
