@@ -75,19 +75,18 @@ impl Forgeries {
 
     /// One was false.
     pub(super) fn found(&mut self, now: Timestamp, from: SocketAddr, is_at_home: bool) {
-        let is_within = self.is_within(now, from, is_at_home);
-        let is_charged = is_within
-            && if is_at_home {
-                self.all_at_home.spend(now, ALL_AT_HOME.0);
-                charge(&mut self.at_home, from, now, AT_HOME.0)
-            } else {
-                // What has no room of its own still counts among all.
-                charge(&mut self.abroad, from.ip(), now, OF_ADDRESS.0);
-                self.all_abroad.spend(now, ABROAD.0);
-                true
-            };
-        if !is_charged {
+        make_room(&mut self.abroad, now);
+        make_room(&mut self.at_home, now);
+        if !self.is_within(now, from, is_at_home) {
             self.beyond.spend(now, BEYOND.0);
+        } else if is_at_home {
+            let home = self.at_home.entry(from).or_default();
+            home.spend(now, AT_HOME.0);
+            self.all_at_home.spend(now, ALL_AT_HOME.0);
+        } else {
+            let address = self.abroad.entry(from.ip()).or_default();
+            address.spend(now, OF_ADDRESS.0);
+            self.all_abroad.spend(now, ABROAD.0);
         }
     }
 }
@@ -101,27 +100,15 @@ fn is_ready<K: Ord>(
 ) -> bool {
     match budgets.get(whose) {
         Some(budget) => budget.is_ready(now, pace),
-        None => {
-            budgets.len() < ADDRESSES_MAX || budgets.values().any(|budget| budget.full_at <= now)
-        }
+        None => budgets.len() < ADDRESSES_MAX,
     }
 }
 
-/// Whether it could be charged: not, where so many others are.
-fn charge<K: Ord>(
-    budgets: &mut BTreeMap<K, Budget>,
-    whose: K,
-    now: Timestamp,
-    each_ns: u64,
-) -> bool {
-    if budgets.len() >= ADDRESSES_MAX && !budgets.contains_key(&whose) {
+/// Lets those go that are full again. Only what was false comes here, a few thousand times a second at most.
+fn make_room<K: Ord>(budgets: &mut BTreeMap<K, Budget>, now: Timestamp) {
+    if budgets.len() >= ADDRESSES_MAX {
         budgets.retain(|_, budget| budget.full_at > now);
-        if budgets.len() >= ADDRESSES_MAX {
-            return false;
-        }
     }
-    budgets.entry(whose).or_default().spend(now, each_ns);
-    true
 }
 
 /// Lives that a station without a grant may begin: one a second after ten. Each costs keys that are derived anew.

@@ -382,10 +382,8 @@ impl Guard {
                     && (report.source, report.session) == (self.source, self.session)
                     && messages.next().is_none() =>
             {
-                let is_vouched = |station: &SourceId| {
-                    self.grants.contains_key(station)
-                        || self.credentials.enrolment.known.contains_key(station)
-                };
+                let (grants, credentials) = (&self.grants, &self.credentials);
+                let is_vouched = |station: &SourceId| is_vouched(grants, credentials, station);
                 let made = (time_ms, report.through);
                 let whose = (header.source, report.stream);
                 self.receipts.keep(whose, made, opened, is_vouched);
@@ -823,10 +821,8 @@ impl Guard {
         station: SourceId,
         key: PublicKey,
     ) -> Result<(), Discard> {
-        let is_vouched = |station: &SourceId| {
-            self.grants.contains_key(station)
-                || self.credentials.enrolment.known.contains_key(station)
-        };
+        let (grants, credentials) = (&self.grants, &self.credentials);
+        let is_vouched = |station: &SourceId| is_vouched(grants, credentials, station);
         let is_welcome = is_vouched(&station);
         if !is_welcome && !self.enrolments.meet(now) {
             return Err(Discard::Throttled);
@@ -988,4 +984,13 @@ impl Guard {
     fn wall_ms(&self, now: Timestamp) -> u64 {
         self.wall_zero_ns.saturating_add(now.as_nanos()) / 1_000_000
     }
+}
+
+/// Whether the root or the floor's list vouches for a station: those who are invented do not stand in its way.
+fn is_vouched(
+    grants: &BTreeMap<SourceId, Grant>,
+    credentials: &Credentials,
+    station: &SourceId,
+) -> bool {
+    grants.contains_key(station) || credentials.enrolment.known.contains_key(station)
 }

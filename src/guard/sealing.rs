@@ -109,7 +109,7 @@ impl Guard {
                 *digest = train::digest(plain);
             }
         }
-        let signature = self.sign(now, wall_ms);
+        let signature = self.sign(now, wall_ms, signed);
         let mut place = 0;
         for offset in 0..self.proving.len() {
             let (proving, digest) = self.proving[offset];
@@ -168,14 +168,13 @@ impl Guard {
         }
     }
 
-    /// Signs the train of what is to be signed; zeros, if there is nothing.
-    fn sign(&mut self, now: Timestamp, wall_ms: u64) -> [u8; SIGNATURE_BYTES] {
-        let is_signed = |(proving, _): &&(Proving, _)| *proving == Proving::Signed;
-        let len = self.proving.iter().filter(is_signed).count();
+    /// Signs the train of the `len` that are to be signed; zeros, if there are none.
+    fn sign(&mut self, now: Timestamp, wall_ms: u64, len: usize) -> [u8; SIGNATURE_BYTES] {
         if len == 0 {
             return [0; SIGNATURE_BYTES];
         }
-        let signed = self.proving.iter().filter(is_signed);
+        let signed = self.proving.iter();
+        let signed = signed.filter(|(proving, _)| *proving == Proving::Signed);
         let digests = signed.map(|(_, digest)| *digest);
         let root = self.tree.build(wall_ms, len, digests);
         let (header, depth) = (self.header(), self.tree.depth());
@@ -251,7 +250,7 @@ impl Guard {
         let digest = train::leaf(wall_ms, 0, 0, &datagram);
         self.proving.clear();
         self.proving.push((Proving::Signed, digest));
-        let signature = self.sign(now, wall_ms);
+        let signature = self.sign(now, wall_ms, 1);
         let proof = self.train_proof(&[], 0, wall_ms, signature);
         self.seal_own(&mut datagram, &digest, &proof);
         for (&group, telling) in &mut self.telling {
